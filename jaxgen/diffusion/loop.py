@@ -1,0 +1,58 @@
+"""The one loop: a sampler scanned over a grid of times."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.diffusion.samplers import Sampler
+from jaxgen.diffusion.times import check_times
+from jaxgen.types import Array, Key
+
+
+def sample(key: Key, x: Array, times: Array, sampler: Sampler) -> Array:
+  """The last x of a sampler run from `x` at times[0] to times[-1].
+
+  One `lax.scan`: a single compiled program under jit, whatever the number of
+  steps.
+
+  Args:
+    key: one key, or a batch of keys `[B]`, one per example, which makes each
+      example independent of the batch it is drawn in.
+    x: the start point `[B, ...]`, as a rule `prior(process, key, shape)`.
+    times: strictly monotone `[n + 1]`.
+    sampler: the method.
+
+  Returns:
+    x at times[-1], of x's shape.
+  """
+  last, _ = _scan(key, x, times, sampler, keep=False)
+  return last
+
+
+def trajectory(key: Key, x: Array, times: Array, sampler: Sampler) -> Array:
+  """Like `sample`, but every x: `[n + 1, B, ...]`, the start point first."""
+  _, later = _scan(key, x, times, sampler, keep=True)
+  return jnp.concatenate([x[None], later])
+
+
+def _scan(key, x, times, sampler, keep):
+  times = check_times(times)
+  n = len(times) - 1
+
+  def body(carry, step):
+    x_t, memory = carry
+    index, t, s = step
+    step_key = _fold_in(key, index)
+    x_s, memory = sampler.step(step_key, x_t, t, s, memory)
+    x_s = x_s.astype(x_t.dtype)
+    return (x_s, memory), (x_s if keep else None)
+
+  steps = (jnp.arange(n), times[:-1], times[1:])
+  (last, _), kept = jax.lax.scan(body, (x, sampler.init(x)), steps)
+  return last, kept
+
+
+def _fold_in(key: Key, index: Array) -> Key:
+  """The key of one step; for a batch of keys, each one's."""
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1:
+    return jax.vmap(jax.random.fold_in, (0, None))(key, index)
+  return jax.random.fold_in(key, index)
