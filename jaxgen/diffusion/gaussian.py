@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.processes import Process, marginal
+from jaxgen.diffusion.processes import Process, expand, marginal
 from jaxgen.types import Array, Key
 
 
@@ -31,14 +31,14 @@ def transition(
 ) -> tuple[Array, Array]:
   """(r, b) of q(x_t | x_s) = N(r x_s, b I) for s < t.
 
-  r = alpha_t / alpha_s, b = sigma_t^2 - r^2 sigma_s^2. With s = t - 1 on DDPM's
+  r = alpha_t / alpha_s, b = sigma_t^2 - r^2 sigma_s^2, the latter computed as
+  sigma_t^2 times `process.fresh`. With s = t - 1 on DDPM's
   table, r = sqrt(1 - beta_t) and b = beta_t.
   """
   alpha_t, sigma_t = marginal(process, t, x)
-  alpha_s, sigma_s = marginal(process, s, x)
-  r = alpha_t / alpha_s
-  # The difference of squares in factors loses half as many digits.
-  return r, (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)
+  alpha_s, _ = marginal(process, s, x)
+  fresh = expand(process.fresh(jnp.asarray(t), jnp.asarray(s)), x)
+  return alpha_t / alpha_s, sigma_t**2 * fresh
 
 
 def posterior(
@@ -65,11 +65,10 @@ def posterior(
     raise ValueError(
       f"x_t and x_0 must have one shape, got {x_t.shape} and {x_0.shape}"
     )
-  r, b = transition(process, t, s, x_t)
+  alpha_t, sigma_t = marginal(process, t, x_t)
   alpha_s, sigma_s = marginal(process, s, x_t)
-  _, sigma_t = marginal(process, t, x_t)
-  fresh = b / sigma_t**2
-  kept = r * (sigma_s / sigma_t) ** 2
+  fresh = expand(process.fresh(jnp.asarray(t), jnp.asarray(s)), x_t)
+  kept = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
   return alpha_s * fresh * x_0 + kept * x_t, fresh * sigma_s**2
 
 

@@ -11,6 +11,7 @@ from jaxgen.diffusion.gaussian import posterior, q_sample
 from jaxgen.diffusion.predictions import Prediction
 from jaxgen.diffusion.processes import DiscreteProcess, Process, marginal
 from jaxgen.diffusion.reverse import FIXED_SMALL, p_mean_variance
+from jaxgen.diffusion.times import descending_times
 from jaxgen.types import Array, Key
 
 _BITS = 1 / np.log(2.0)
@@ -40,7 +41,7 @@ def vlb_bits_per_dim(
   key: Key,
   x_0: Array,
   variance: float = FIXED_SMALL,
-  times: Array | None = None,
+  times: np.ndarray | None = None,
 ) -> VLB:
   """-log2 p(x_0) / D <= L_T + sum_t L_{t-1} (DDPM Eq. 5), one draw per step.
 
@@ -55,13 +56,11 @@ def vlb_bits_per_dim(
   Returns:
     A `VLB`.
   """
-  times = np.arange(process.T, -1, -1) if times is None else np.asarray(times)
-  times = times.astype(np.int32)
-  if times[-1] != 0 or (np.diff(times) >= 0).any():
-    raise ValueError(
-      f"times must descend to 0, got {times[0]}, ..., {times[-1]}"
-    )
-  floor = _least_variance(process, times)
+  grid = descending_times(process.T, process.T) if times is None else times
+  grid = np.asarray(grid, np.int32)
+  if grid[-1] != 0 or (np.diff(grid) >= 0).any():
+    raise ValueError(f"times must descend to 0, got {grid[0]}, ..., {grid[-1]}")
+  floor = _least_variance(process, grid)
 
   def body(_, step):
     index, t, s = step
@@ -73,8 +72,8 @@ def vlb_bits_per_dim(
     return None, (term, *(_mean_flat(e**2) for e in errors))
 
   # From t = 1 up, so that the decoder's term comes first.
-  n = len(times) - 1
-  steps = (jnp.arange(n), times[-2::-1], times[:0:-1])
+  n = len(grid) - 1
+  steps = (jnp.arange(n), grid[-2::-1], grid[:0:-1])
   _, parts = jax.lax.scan(body, None, jax.tree.map(jnp.asarray, steps))
   terms, x_0_mse, eps_mse = (part.T for part in parts)
   prior = prior_bits_per_dim(process, x_0)
@@ -89,7 +88,7 @@ def vlb_term(
   t: Array,
   s: Array,
   variance: float = FIXED_SMALL,
-  floor: Array | None = None,
+  floor: Array | float | None = None,
 ) -> Array:
   """L_{t-1} of each example in bits per dimension, `[B]` (DDPM Eq. 5).
 

@@ -35,7 +35,7 @@ def trajectory(key: Key, x: Array, times: Array, sampler: Sampler) -> Array:
 
 
 def _scan(key, x, times, sampler, keep):
-  times = check_times(times)
+  times = check_times(times, sampler.T)
   n = len(times) - 1
 
   def body(carry, step):

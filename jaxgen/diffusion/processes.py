@@ -1,14 +1,14 @@
 """Forward processes q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I).
 
-A process is anything with `alpha(t)`, `sigma(t)`, `T` and `prior_std`; the rest
-of the library asks for nothing else. `T` is an int for a discrete process
-(t in {0, ..., T}) and a float for a continuous one (t in [0, T]). Time is the
-papers': t = 0 is data, t = T is noise.
+A process is a subclass of `Process` with `alpha(t)`, `sigma(t)`, `T` and
+`prior_std`; the rest of the library asks for nothing else. `T` is an int for a
+discrete process (t in {0, ..., T}) and a float for a continuous one
+(t in [0, T]). Time is the papers': t = 0 is data, t = T is noise.
 """
 
 import dataclasses
 import functools
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,32 @@ from jaxgen.diffusion.schedules import _checked_betas
 from jaxgen.types import Array
 
 
-class Process(Protocol):
-  """What samplers, losses and likelihoods need of a forward process."""
+class Process:
+  """What samplers, losses and likelihoods need of a forward process.
+
+  Attributes:
+    T: the last time: an int makes the process discrete.
+  """
+
+  T: Any
 
   @property
-  def T(self) -> int | float:
-    """The last time: an int makes the process discrete."""
-    ...
-
-  @property
-  def prior_std(self) -> Array | float:
+  def prior_std(self) -> Any:
     """Standard deviation of the start point x_T ~ N(0, prior_std^2 I)."""
-    ...
+    raise NotImplementedError
 
   def alpha(self, t: Array) -> Array:
     """Scale of x_0 in x_t, of t's shape."""
-    ...
+    raise NotImplementedError
 
   def sigma(self, t: Array) -> Array:
     """Standard deviation of the noise in x_t, of t's shape."""
-    ...
+    raise NotImplementedError
+
+  def fresh(self, t: Array, s: Array) -> Array:
+    """1 - snr_t / snr_s: the share of x_t's noise that entered after s < t."""
+    kept = self.alpha(t) / self.alpha(s) * self.sigma(s) / self.sigma(t)
+    return (1 - kept) * (1 + kept)
 
 
 _pytree = functools.partial(
@@ -45,9 +51,11 @@ _pytree = functools.partial(
 )
 
 
-@functools.partial(_pytree, data_fields=("alphas", "sigmas", "prior_std"))
+@functools.partial(
+  _pytree, data_fields=("alphas", "sigmas", "log_snrs")
+)
 @dataclasses.dataclass(frozen=True)
-class DiscreteProcess:
+class DiscreteProcess(Process):
   """Tables of alpha_t and sigma_t for t in {0, ..., T}.
 
   Build it with `from_betas` (DDPM) or `from_sigmas` (SMLD). A time outside
@@ -56,13 +64,13 @@ class DiscreteProcess:
   Attributes:
     alphas: float32 `[T + 1]`.
     sigmas: float32 `[T + 1]`; sigmas[0] = 0, so t = 0 is data.
-    prior_std: standard deviation of x_T's prior.
+    log_snrs: float32 `[T + 1, 2]`, log snr_t as the sum of two floats.
     T: the number of noising steps.
   """
 
   alphas: Array
   sigmas: Array
-  prior_std: Array | float
+  log_snrs: Array
   T: int
 
   @classmethod
@@ -77,12 +85,7 @@ class DiscreteProcess:
     """
     betas = _checked_betas(np.asarray(betas, np.float64))
     log_abar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
-    return cls(
-      alphas=jnp.asarray(np.exp(log_abar / 2), jnp.float32),
-      sigmas=jnp.asarray(np.sqrt(-np.expm1(log_abar)), jnp.float32),
-      prior_std=1.0,
-      T=len(betas),
-    )
+    return cls._from_tables(np.exp(log_abar / 2), np.sqrt(-np.expm1(log_abar)))
 
   @classmethod
   def from_sigmas(cls, sigmas: Any) -> "DiscreteProcess":
@@ -103,8 +106,27 @@ class DiscreteProcess:
         "sigmas must be positive and ascending (geometric_sigmas(...)[::-1]), "
         f"got {sigmas[0]:g}, ..., {sigmas[-1]:g}"
       )
-    table = jnp.asarray(np.concatenate([[0.0], sigmas]), jnp.float32)
-    return cls(jnp.ones_like(table), table, float(sigmas[-1]), len(sigmas))
+    sigmas = np.concatenate([[0.0], sigmas])
+    return cls._from_tables(np.ones_like(sigmas), sigmas)
+
+  @classmethod
+  def _from_tables(
+    cls, alphas: np.ndarray, sigmas: np.ndarray
+  ) -> "DiscreteProcess":
+    exact = 2 * (np.log(alphas[1:]) - np.log(sigmas[1:]))
+    high = np.append(np.inf, exact.astype(np.float32))
+    low = np.append(0.0, exact - high[1:])
+    return cls(
+      alphas=jnp.asarray(alphas, jnp.float32),
+      sigmas=jnp.asarray(sigmas, jnp.float32),
+      log_snrs=jnp.asarray(np.stack([high, low], 1), jnp.float32),
+      T=len(alphas) - 1,
+    )
+
+  @property
+  def prior_std(self) -> Array:
+    """1, or sigma_T where alpha_T = 1, that is variance explodes."""
+    return jnp.where(self.alphas[-1] < 1, 1.0, self.sigmas[-1])
 
   def alpha(self, t: Array) -> Array:
     """Scale of x_0 in x_t."""
@@ -113,6 +135,15 @@ class DiscreteProcess:
   def sigma(self, t: Array) -> Array:
     """Standard deviation of the noise in x_t."""
     return self._look_up(self.sigmas, t)
+
+  def fresh(self, t: Array, s: Array) -> Array:
+    """1 - snr_t / snr_s.
+
+    Neighbours' alpha and sigma in float32 differ too little for that (1e-4
+    relative at T = 4000); the two-float table keeps six digits.
+    """
+    gap = self._look_up(self.log_snrs, t) - self._look_up(self.log_snrs, s)
+    return -jnp.expm1(gap.sum(-1))
 
   def _look_up(self, table: Array, t: Array) -> Array:
     if not jnp.issubdtype(jnp.result_type(t), jnp.integer):
@@ -128,7 +159,7 @@ class DiscreteProcess:
 
 @functools.partial(_pytree, data_fields=("beta_min", "beta_max"))
 @dataclasses.dataclass(frozen=True)
-class VPSDE:
+class VPSDE(Process):
   """Variance preserving SDE (Song et al. 2021, Eq. 11, 29, 33), t in [0, 1].
 
   dx = -beta(t) / 2 x dt + sqrt(beta(t)) dw,
@@ -140,6 +171,9 @@ class VPSDE:
   beta_min: float = 0.1
   beta_max: float = 20.0
   T: float = 1.0
+
+  def __post_init__(self):
+    _check_order("beta", self.beta_min, self.beta_max)
 
   @property
   def prior_std(self) -> float:
@@ -193,7 +227,7 @@ class SubVPSDE(VPSDE):
 
 @functools.partial(_pytree, data_fields=("sigma_min", "sigma_max"))
 @dataclasses.dataclass(frozen=True)
-class VESDE:
+class VESDE(Process):
   """Variance exploding SDE (Song et al. 2021, Eq. 9, 30), t in [0, 1].
 
   alpha = 1, sigma(t) = sigma_min (sigma_max / sigma_min)^t. As in the paper
@@ -203,6 +237,9 @@ class VESDE:
   sigma_min: float = 0.01
   sigma_max: float = 50.0
   T: float = 1.0
+
+  def __post_init__(self):
+    _check_order("sigma", self.sigma_min, self.sigma_max)
 
   @property
   def prior_std(self) -> float:
@@ -255,6 +292,16 @@ def marginal(process: Process, t: Array, x: Array) -> tuple[Array, Array]:
     Two float32 arrays of shape [] or [B, 1, ...].
   """
   return expand(process.alpha(t), x), expand(process.sigma(t), x)
+
+
+def _check_order(name: str, low: Any, high: Any) -> None:
+  """Raises unless 0 < low < high; only Python numbers can be looked at."""
+  numbers = isinstance(low, int | float) and isinstance(high, int | float)
+  if numbers and not 0 < low < high:
+    raise ValueError(
+      f"{name}_min and {name}_max must satisfy 0 < {name}_min < {name}_max, "
+      f"got {low} and {high}"
+    )
 
 
 def _check_range(t: Any, low: float, high: float) -> None:

@@ -24,10 +24,12 @@ class Sampler(NamedTuple):
   Attributes:
     init: x `[B, ...]` -> memory.
     step: (key, x_t, t, s, memory) -> (x_s, memory), t and s of shape [].
+    T: the process's last time; grids beyond it are refused.
   """
 
   init: Callable[[Array], PyTree]
   step: Callable[[Key, Array, Array, Array, PyTree], tuple[Array, PyTree]]
+  T: int | float = float("inf")
 
 
 def ancestral(
@@ -54,7 +56,7 @@ def ancestral(
     std = jnp.where(sigma_s > 0, jnp.exp(0.5 * log_variance), 0.0)
     return mean + std * normal_like(key, x_t), memory
 
-  return Sampler(_no_memory, step)
+  return Sampler(_no_memory, step, process.T)
 
 
 def ddim(process: Process, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
@@ -85,7 +87,7 @@ def ddim(process: Process, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
     x_s = alpha_s * prediction.x_0 + direction * prediction.eps
     return x_s + c * normal_like(key, x_t), memory
 
-  return Sampler(_no_memory, step)
+  return Sampler(_no_memory, step, process.T)
 
 
 def _no_memory(x: Array) -> tuple[()]:

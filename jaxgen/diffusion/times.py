@@ -67,7 +67,8 @@ def respaced_times(T: int, spec: str) -> np.ndarray:
         return _from_zero_based(np.arange(0, T, stride))
     raise ValueError(f"no integer stride takes {n} of {T} steps ({spec!r})")
   counts = [_count(c, spec) for c in spec.split(",")]
-  taus, start = [], 0
+  taus: list[int] = []
+  start = 0
   for i, count in enumerate(counts):
     size = T // len(counts) + (i < T % len(counts))
     if count > size:
@@ -75,12 +76,12 @@ def respaced_times(T: int, spec: str) -> np.ndarray:
         f"respacing {spec!r} asks for {count} times in a section of {size} "
         f"(T = {T})"
       )
-    stride = (size - 1) / (count - 1) if count > 1 else 1.0
+    gap = (size - 1) / (count - 1) if count > 1 else 1.0
     # Repeated addition and rounding to even reproduce the published sets.
     offset = 0.0
     for _ in range(count):
       taus.append(start + round(offset))
-      offset += stride
+      offset += gap
     start += size
   return _from_zero_based(np.asarray(taus))
 
@@ -107,8 +108,8 @@ def random_times(
   return jax.random.uniform(key, (n,), minval=eps, maxval=process.T)
 
 
-def check_times(times: np.ndarray | Array) -> Array:
-  """The grid as an array, or a ValueError if it is not strictly monotone.
+def check_times(times: np.ndarray | Array, T: int | float) -> Array:
+  """The grid as an array, or a ValueError if it is not a grid on [0, T].
 
   A grid traced by jit cannot be looked at and passes.
   """
@@ -122,6 +123,10 @@ def check_times(times: np.ndarray | Array) -> Array:
     if not ((gaps > 0).all() or (gaps < 0).all()):
       shown = np.array2string(host, threshold=8)
       raise ValueError(f"times must be strictly monotone, got {shown}")
+    if host.min() < 0 or host.max() > T:
+      raise ValueError(
+        f"times must lie in [0, {T}], got {host[0]:g}, ..., {host[-1]:g}"
+      )
   return jnp.asarray(times)
 
 

@@ -1,0 +1,207 @@
+"""The oracle table: every sampler on every process with the exact denoiser.
+
+A sampler that enters the library enters `SAMPLERS` here, with the bounds it
+must keep. Data are N(1, 0.5^2) and two-component mixtures in 1-D and 2-D.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgen.diffusion as jd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import oracles
+
+STEPS = (8, 32, 128)
+N = 20_000
+
+SAMPLERS = {
+  "ancestral": jd.ancestral,
+  "ancestral-large": functools.partial(jd.ancestral, variance=jd.FIXED_LARGE),
+  "ddim": jd.ddim,
+  "ddim-0.5": functools.partial(jd.ddim, eta=0.5),
+  "ddim-1": functools.partial(jd.ddim, eta=1.0),
+}
+# The largest error of the standardised mean and of the relative variance at
+# 128 steps. Ancestral steps lack the variance of x_0 given x_t, and fixed large
+# ones overstate it: both need more steps than the probability flow.
+BOUNDS = {
+  "ancestral": 0.13,
+  "ancestral-large": 0.11,
+  "ddim": 0.06,
+  "ddim-0.5": 0.09,
+  "ddim-1": 0.13,
+}
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def step(sampler, process, mixture, key, x, t, s):
+  """One step, compiled once for all grids and all processes of a type."""
+  denoiser = oracles.denoiser(process, mixture, "x_0")
+  return SAMPLERS[sampler](process, denoiser).step(key, x, t, s, ())[0]
+
+
+def run(seed, x, times, process_name, sampler, data):
+  """What `sample` does, by hand."""
+  arguments = (oracles.PROCESSES[process_name], getattr(oracles, data))
+  keys = jax.random.split(jax.random.key(seed), len(times))
+  for key, t, s in zip(keys, times, times[1:], strict=False):
+    x = step(sampler, *arguments, key, x, t, s)
+  return x
+
+
+def final(process_name, sampler, steps, data="GAUSSIAN", seed=0, n=N):
+  """(samples at the end of the grid from exact draws at its start, t_end)."""
+  process = oracles.PROCESSES[process_name]
+  times = oracles.grid(process, steps)
+  x = oracles.draw(getattr(oracles, data), process, times[0], n)
+  out = run(seed, x, times, process_name, sampler, data)
+  return np.asarray(out, np.float64), times[-1]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_bias_and_variance_fall_with_steps(process_name, sampler):
+  process = oracles.PROCESSES[process_name]
+  errors = []
+  for steps in STEPS:
+    x, t_end = final(process_name, sampler, steps)
+    mean, cov = oracles.moments(oracles.GAUSSIAN, process, t_end)
+    std = np.sqrt(cov[0, 0])
+    errors.append([abs(x.mean() - mean[0]) / std, abs(x.var() / cov[0, 0] - 1)])
+  errors = np.asarray(errors)
+  noise = 4 * np.array([1, np.sqrt(2)]) / np.sqrt(N)
+  assert (errors[1] < errors[0] + noise).all()
+  assert (errors[2] < errors[1] + noise).all()
+  assert errors[0].max() > 2 * errors[2].max()
+  assert errors[2].max() < BOUNDS[sampler]
+
+
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_ddim_is_of_first_order(process_name):
+  """Against the closed-form probability flow of a Gaussian, path by path."""
+  process = oracles.PROCESSES[process_name]
+  errors = []
+  for steps in (50, 100, 200):
+    times = oracles.grid(process, steps)
+    x = jnp.linspace(-2.0, 2.0, 41)[:, None] * process.prior_std
+    out = run(0, x, times, process_name, "ddim", "GAUSSIAN")
+    exact = oracles.gaussian_flow(
+      oracles.GAUSSIAN, process, times[0], times[-1], x
+    )
+    errors.append(np.abs(np.asarray(out) - exact).max())
+  order = np.polyfit(np.log([50, 100, 200]), np.log(errors), 1)[0]
+  assert -1.25 < order < -0.75, (order, errors)
+
+
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_ddim_flow_keeps_quantiles_of_a_mixture(process_name):
+  """In 1-D the probability flow is monotone: F_0(x_0) = F_T(x_T)."""
+  process = oracles.PROCESSES[process_name]
+  gaps = []
+  for steps in STEPS:
+    times = oracles.grid(process, steps)
+    x = oracles.quantiles(oracles.MIXTURE_1D, process, times[0], 400)
+    x = jnp.asarray(x, jnp.float32)
+    out = run(0, x, times, process_name, "ddim", "MIXTURE_1D")
+    levels = oracles.cdf(
+      oracles.MIXTURE_1D, process, times[-1], np.asarray(out)[:, 0]
+    )
+    gaps.append(np.abs(levels - (np.arange(400) + 0.5) / 400).max())
+  assert gaps[0] > gaps[1] > gaps[2]
+  assert gaps[2] < 0.06, gaps
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_mixture_in_one_dimension(process_name, sampler):
+  """Kolmogorov-Smirnov distance to the exact marginal."""
+  process = oracles.PROCESSES[process_name]
+  distances = []
+  for steps in (8, 128):
+    x, t_end = final(process_name, sampler, steps, "MIXTURE_1D")
+    levels = np.sort(oracles.cdf(oracles.MIXTURE_1D, process, t_end, x[:, 0]))
+    ranks = (np.arange(N) + 0.5) / N
+    distances.append(np.abs(levels - ranks).max())
+  assert distances[1] < distances[0]
+  assert distances[1] < 0.06
+
+
+@pytest.mark.parametrize("sampler", ("ancestral", "ddim", "ddim-0.5"))
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_mixture_in_two_dimensions(process_name, sampler):
+  process = oracles.PROCESSES[process_name]
+  x, t_end = final(process_name, sampler, 128, "MIXTURE_2D")
+  mean, cov = oracles.moments(oracles.MIXTURE_2D, process, t_end)
+  scale = np.sqrt(np.diag(cov))
+  assert np.abs((x.mean(0) - mean) / scale).max() < 0.05
+  assert (
+    np.abs((np.cov(x.T) - cov) / np.outer(scale, scale)).max() < BOUNDS[sampler]
+  )
+  nearer_first = (
+    np.linalg.norm(x - oracles.MIXTURE_2D.means[0], axis=1)
+    < np.linalg.norm(x - oracles.MIXTURE_2D.means[1], axis=1)
+  ).mean()
+  assert nearer_first == pytest.approx(0.4, abs=0.03)
+
+
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_eta_one_is_ancestral(process_name):
+  a, _ = final(process_name, "ddim-1", 20, n=100)
+  b, _ = final(process_name, "ancestral", 20, n=100)
+  np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_eta_changes_samples_and_keeps_the_marginal(process_name):
+  """From one start point: eta = 0 is a point, eta > 0 a cloud."""
+  process = oracles.PROCESSES[process_name]
+  deterministic, t_end = final(process_name, "ddim", 128)
+  again, _ = final(process_name, "ddim", 128, seed=1)
+  np.testing.assert_array_equal(deterministic, again)
+  noisy, _ = final(process_name, "ddim-0.5", 128)
+  other, _ = final(process_name, "ddim-0.5", 128, seed=1)
+  std = np.sqrt(oracles.moments(oracles.GAUSSIAN, process, t_end)[1][0, 0])
+  assert np.abs(noisy - deterministic).mean() > 0.1 * std
+  assert np.abs(noisy - other).mean() > 0.1 * std
+  assert noisy.std() == pytest.approx(deterministic.std(), rel=0.06)
+  assert noisy.mean() == pytest.approx(deterministic.mean(), abs=0.05 * std)
+
+
+@pytest.mark.parametrize("parameterisation", ("x_0", "velocity", "score"))
+@pytest.mark.parametrize("sampler", ("ancestral", "ddim"))
+@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+def test_parameterisations_agree(process_name, sampler, parameterisation):
+  """The same key gives the same path, whatever the network predicts."""
+  process = oracles.PROCESSES[process_name]
+  times = jnp.asarray(oracles.grid(process, 32))
+  x = oracles.draw(oracles.MIXTURE_2D, process, times[0], 50)
+
+  def path(name):
+    denoiser = oracles.denoiser(process, oracles.MIXTURE_2D, name)
+    method = SAMPLERS[sampler](process, denoiser)
+    return jax.jit(lambda: jd.sample(jax.random.key(3), x, times, method))()
+
+  np.testing.assert_allclose(path(parameterisation), path("eps"), atol=5e-3)
+
+
+def test_ddim_encodes_and_decodes():
+  """Up the grid and down again returns to the start, better with steps."""
+  process = oracles.PROCESSES["linear"]
+  denoiser = oracles.denoiser(process, oracles.MIXTURE_2D)
+  method = jd.ddim(process, denoiser)
+  x = oracles.draw(oracles.MIXTURE_2D, process, 1, 200)
+  errors = []
+  for steps in (20, 100, 500):
+    times = np.unique(np.linspace(1, 1000, steps + 1).astype(np.int32))
+    up = jd.sample(jax.random.key(0), x, times, method)
+    down = jd.sample(jax.random.key(0), up, times[::-1], method)
+    errors.append(float(jnp.abs(down - x).mean()))
+  assert errors[0] > errors[1] > errors[2]
+  assert errors[2] < 0.01, errors
