@@ -1,0 +1,43 @@
+"""Figures that several experiments share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.data import image_grid, save_png
+
+
+def plot_loss(metrics: str | Path, path: str | Path) -> None:
+  """The loss in metrics.jsonl against the step, with its running mean."""
+  lines = Path(metrics).read_text().splitlines()
+  if not lines:
+    return
+  rows = [json.loads(line) for line in lines]
+  steps = np.array([row["step"] for row in rows])
+  losses = np.array([row["loss"] for row in rows])
+  width = max(1, len(losses) // 20)
+  smooth = np.convolve(losses, np.ones(width) / width, "valid")
+  figure, axes = new_figure()
+  axes.plot(steps, losses, color="0.8", linewidth=1)
+  axes.plot(steps[width - 1 :], smooth, linewidth=2)
+  axes.set(xlabel="step", ylabel="loss", yscale="log")
+  figure.savefig(path, dpi=120)
+
+
+def new_figure(width: float = 5.0, height: float = 3.5):
+  """A figure with one pair of axes, drawn without a display."""
+  from matplotlib.figure import Figure
+
+  figure = Figure((width, height), layout="constrained")
+  axes = figure.add_subplot()
+  axes.spines[["top", "right"]].set_visible(False)
+  return figure, axes
+
+
+def save_grid(
+  path: str | Path, images: np.ndarray, columns: int, scale: int = 1
+) -> None:
+  """Images uint8 `[N, H, W, C]` as one PNG, enlarged `scale` times."""
+  grid = image_grid(images, columns)
+  save_png(path, grid.repeat(scale, 0).repeat(scale, 1))
