@@ -179,7 +179,7 @@ CONFIGS = {
   "mnist5k": Config(
     name="mnist5k",
     dataset="mnist5k",
-    split="train+test",
+    split="train",
     image_size=28,
     image_channels=1,
     flip=False,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +62,10 @@ def make_network(
 
   def network(x: Array, t: Array) -> Array:
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return unet.apply(
-      {"params": params}, x, t - 1, deterministic=rngs is None, rngs=rngs
-    )
+    variables = {"params": params}
+    deterministic = dropout_key is None
+    output = unet.apply(variables, x, t - 1, deterministic, rngs=rngs)
+    return jnp.asarray(output)
 
   return network
 
@@ -117,12 +119,12 @@ def load(weights: str) -> tuple[Config, UNet, PyTree]:
   """
   path = Path(weights)
   if (path / "checkpoints").is_dir():
-    fields = training.restore_experiment(path / "checkpoints")
-    known = {f.name for f in dataclasses.fields(Config)}
-    lists = {k: v for k, v in fields.items() if k in known}
-    config = Config(
-      **{k: tuple(v) if isinstance(v, list) else v for k, v in lists.items()}
-    )
+    saved = training.restore_experiment(path / "checkpoints")
+    fields: dict[str, Any] = {
+      k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
+    }
+    fields.pop("experiment")
+    config = Config(**fields)
     params = training.restore_params(path / "checkpoints", "ema")
     return config, make_unet(config), params
   if not path.exists():

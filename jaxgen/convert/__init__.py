@@ -1,0 +1,1 @@
+"""Published checkpoints to parameters and back, one file per release."""

@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.diffusion.samplers import Sampler
 from jaxgen.diffusion.times import check_times
 from jaxgen.types import Array, Key
 
 
-def sample(key: Key, x: Array, times: Array, sampler: Sampler) -> Array:
+def sample(
+  key: Key, x: Array, times: Array | np.ndarray, sampler: Sampler
+) -> Array:
   """The last x of a sampler run from `x` at times[0] to times[-1].
 
   One `lax.scan`: a single compiled program under jit, whatever the number of
@@ -28,7 +31,9 @@ def sample(key: Key, x: Array, times: Array, sampler: Sampler) -> Array:
   return last
 
 
-def trajectory(key: Key, x: Array, times: Array, sampler: Sampler) -> Array:
+def trajectory(
+  key: Key, x: Array, times: Array | np.ndarray, sampler: Sampler
+) -> Array:
   """Like `sample`, but every x: `[n + 1, B, ...]`, the start point first."""
   _, later = _scan(key, x, times, sampler, keep=True)
   return jnp.concatenate([x[None], later])

@@ -51,9 +51,7 @@ _pytree = functools.partial(
 )
 
 
-@functools.partial(
-  _pytree, data_fields=("alphas", "sigmas", "log_snrs")
-)
+@functools.partial(_pytree, data_fields=("alphas", "sigmas", "log_snrs"))
 @dataclasses.dataclass(frozen=True)
 class DiscreteProcess(Process):
   """Tables of alpha_t and sigma_t for t in {0, ..., T}.

@@ -1,0 +1,1 @@
+"""Flax networks, one file per paper, and the layers they share."""

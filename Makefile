@@ -1,0 +1,47 @@
+# make quickstart   train and sample a DDPM on digits, in its own environment
+# make test         the default test suite, in its own environment
+# make lint         style and types
+# make lock         renew constraints.txt from the newest releases
+
+PYTHON ?= python3
+QUICK := .venv
+TEST := .venv-test
+# PyTorch is a peer that tests compare with. Its CPU build carries a local
+# version on Linux, so that no package index can answer with the CUDA build.
+TORCH := $(shell grep '^torch==' constraints.txt)
+ifeq ($(shell uname -s),Linux)
+TORCH := $(TORCH)+cpu
+endif
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: quickstart test lint lock clean
+
+quickstart: $(QUICK)/ready
+	$(QUICK)/bin/python -m experiments.quickstart
+
+test: $(TEST)/ready
+	$(TEST)/bin/python -m pytest -n 2 --dist worksteal
+
+lint: $(TEST)/ready
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy jaxgen experiments
+
+$(QUICK)/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(QUICK)
+	$(QUICK)/bin/pip install -q -c constraints.txt -e '.[experiments]'
+	touch $@
+
+$(TEST)/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip install -q '$(TORCH)' || \
+	  $(TEST)/bin/pip install -q '$(TORCH)' --extra-index-url $(TORCH_INDEX)
+	$(TEST)/bin/pip install -q -c constraints.txt -e '.[test,parity]'
+	touch $@
+
+lock: $(TEST)/ready
+	$(TEST)/bin/pip install -q -U -e '.[test,parity]'
+	$(TEST)/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(QUICK) $(TEST) build dist *.egg-info

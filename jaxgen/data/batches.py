@@ -1,0 +1,261 @@
+"""Batches of images for training and evaluation, one share per host.
+
+A batch is a dict of numpy arrays: `image` float32 [B, H, W, C] in [-1, 1] and,
+where the data set has labels, `label` int32 [B]. `batch_size` counts the whole
+batch over all hosts; host h of n is handed rows [h B / n, (h + 1) B / n).
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.images import center_crop_resize, check_image, to_unit
+from jaxgen.data.optional import optional
+
+if TYPE_CHECKING:
+  import grain
+
+Batch = dict[str, np.ndarray]
+Crop = Callable[[np.ndarray, int], np.ndarray]
+Tokenize = Callable[[str], np.ndarray]
+
+CACHE_BYTES = 256 * 2**20
+
+
+def train_batches(
+  source: Sequence[dict[str, Any]],
+  batch_size: int,
+  image_size: int,
+  seed: int,
+  *,
+  flip: bool = False,
+  crop: Crop = center_crop_resize,
+  tokenize: Tokenize | None = None,
+  cache: bool | None = None,
+  num_threads: int = 0,
+  num_workers: int = 0,
+  process_index: int | None = None,
+  process_count: int | None = None,
+) -> "grain.DatasetIterator[Batch]":
+  """An endless, shuffled iterator of full batches that can be checkpointed.
+
+  One stream of examples runs through a new permutation of the data set in each
+  epoch, and batches are cut from it; a batch may span two epochs. The stream,
+  and so every batch over all hosts, depends on `seed` alone: neither on the
+  number of hosts nor on threads, workers or the cache. `get_state()` and
+  `set_state(state)` of the iterator continue it bit for bit, flips included.
+
+  Args:
+    source: examples by index with `image`, uint8 [H, W, C]; see `load`.
+    batch_size: the number of images over all hosts.
+    image_size: the height and width of the images handed out.
+    seed: in [0, 2^32).
+    flip: mirror each image left-right with probability 1/2.
+    crop: `(image, size) -> image`, from `jaxgen.data.images` or your own.
+    tokenize: if given, the batch also has `tokens`, int32 [B, ...]: the
+      tokenized `caption` of each example.
+    cache: keep the cropped images in memory after their first use; by default
+      if the whole data set takes less than 256 MiB.
+    num_threads: threads that prepare batches ahead; 0 prepares them on demand.
+    num_workers: processes that do; for data sets whose decoding needs more
+      than one core. The state of an iterator fits only the same number.
+    process_index: this host; jax.process_index() if None.
+    process_count: the number of hosts; jax.process_count() if None.
+
+  Raises:
+    ValueError: batch_size exceeds the data set or does not divide among the
+      hosts, an image is too small, ...; image errors are raised by `next`.
+  """
+  grain = optional("grain")
+  share = _Share.make(batch_size, process_index, process_count)
+  if len(source) < batch_size:
+    raise ValueError(
+      f"batch_size={batch_size} is larger than the data set of {len(source)}"
+    )
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed must lie in [0, 2^32), got {seed}")
+  prepare = functools.partial(
+    _prepare, size=image_size, crop=crop, tokenize=tokenize
+  )
+  examples: Sequence[dict[str, Any]] = _Prepared(source, prepare)
+  if _fits(examples) if cache is None else cache:
+    examples = _Cached(examples, [None] * len(examples))
+  shuffle_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2)
+  stream = grain.MapDataset.source(examples).shuffle(int(shuffle_seed)).repeat()
+  if flip:
+    stream = stream.random_map(_random_flip, seed=int(flip_seed))
+  rows = grain.MapDataset.range(sys.maxsize).map(
+    lambda row: stream[share.position(row)]
+  )
+  batches = rows.batch(share.size, drop_remainder=True, batch_fn=_collate)
+  iterable = batches.to_iter_dataset(
+    grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
+  )
+  if num_workers:
+    # grain reads absl flags, which only absl's own main parses.
+    optional("absl.flags").FLAGS.mark_as_parsed()
+    iterable = iterable.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+    )
+  return iter(iterable)
+
+
+def eval_batches(
+  source: Sequence[dict[str, Any]],
+  batch_size: int,
+  image_size: int,
+  *,
+  crop: Crop = center_crop_resize,
+  tokenize: Tokenize | None = None,
+  num_threads: int = 0,
+  process_index: int | None = None,
+  process_count: int | None = None,
+) -> Iterator[Batch]:
+  """One pass over the data in order, without flips.
+
+  Every batch is full and every host is handed the same number of them, so that
+  one compiled step serves all: the last is filled up with zeros. `mask`, bool
+  [B], is True on the examples and False on the filling. The arguments are those
+  of `train_batches`.
+
+  Raises:
+    ValueError: the data set is empty, or batch_size does not divide among the
+      hosts.
+  """
+  grain = optional("grain")
+  share = _Share.make(batch_size, process_index, process_count)
+  if not len(source):
+    raise ValueError("the data set is empty")
+  prepare = functools.partial(
+    _prepare, size=image_size, crop=crop, tokenize=tokenize
+  )
+  examples = _Prepared(source, prepare)
+  filling = {key: np.zeros_like(value) for key, value in examples[0].items()}
+
+  def row(index: int) -> dict[str, np.ndarray]:
+    position = share.position(index)
+    real = position < len(examples)
+    return {**(examples[position] if real else filling), "mask": np.bool_(real)}
+
+  count = -(-len(source) // batch_size) * share.size
+  rows = grain.MapDataset.range(count).map(row)
+  return iter(
+    rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
+      grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
+    )
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+  """This host's rows of every batch: `size` of them from `offset`."""
+
+  batch_size: int
+  offset: int
+  size: int
+
+  @classmethod
+  def make(
+    cls, batch_size: int, index: int | None, count: int | None
+  ) -> "_Share":
+    index = jax.process_index() if index is None else index
+    count = jax.process_count() if count is None else count
+    if not 0 <= index < count:
+      raise ValueError(f"there is no process {index} of {count}")
+    if batch_size < 1 or batch_size % count:
+      raise ValueError(
+        f"batch_size must be a positive multiple of the {count} processes, "
+        f"got {batch_size}"
+      )
+    size = batch_size // count
+    return cls(batch_size, index * size, size)
+
+  def position(self, row: int) -> int:
+    """Where this host's row lies in the order shared by all hosts."""
+    batch, row = divmod(row, self.size)
+    return batch * self.batch_size + self.offset + row
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared(Sequence):
+  """A source with a function applied to its examples."""
+
+  source: Sequence[dict[str, Any]]
+  function: Callable[[dict[str, Any]], dict[str, np.ndarray]]
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: Any) -> Any:
+    return self.function(self.source[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cached(Sequence):
+  """A source that keeps the examples that it has handed out."""
+
+  source: Sequence[dict[str, Any]]
+  kept: list[dict[str, Any] | None]
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: Any) -> Any:
+    example = self.kept[index]
+    if example is None:
+      # Threads may both get here: they store the same thing.
+      example = self.kept[index] = self.source[index]
+    return example
+
+
+def _fits(source: Sequence[dict[str, Any]]) -> bool:
+  size = sum(value.nbytes for value in source[0].values())
+  return size * len(source) < CACHE_BYTES
+
+
+def _prepare(
+  example: dict[str, Any], size: int, crop: Crop, tokenize: Tokenize | None
+) -> dict[str, np.ndarray]:
+  """What training sees of an example, its image still uint8."""
+  image = check_image(crop(check_image(example["image"]), size))
+  if image.shape[:2] != (size, size):
+    raise ValueError(
+      f"crop returned {image.shape[0]} x {image.shape[1]} pixels for "
+      f"image_size={size}"
+    )
+  prepared: dict[str, np.ndarray] = {"image": image}
+  if "label" in example:
+    prepared["label"] = np.asarray(example["label"], np.int32)
+  if tokenize is not None:
+    if "caption" not in example:
+      raise ValueError("tokenize needs a data set with captions")
+    prepared["tokens"] = np.asarray(tokenize(example["caption"]), np.int32)
+  return prepared
+
+
+def _random_flip(
+  example: dict[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+  if rng.random() < 0.5:
+    return {**example, "image": example["image"][:, ::-1]}
+  return example
+
+
+def _collate(examples: Sequence[dict[str, np.ndarray]]) -> Batch:
+  """Stacks examples into a batch and brings its images to [-1, 1]."""
+  try:
+    batch = {
+      key: np.stack([example[key] for example in examples])
+      for key in examples[0]
+    }
+  except ValueError as error:
+    shapes = {example["image"].shape for example in examples}
+    raise ValueError(
+      f"the images or tokens of a batch differ in shape: {sorted(shapes)}"
+    ) from error
+  return {**batch, "image": to_unit(batch["image"])}

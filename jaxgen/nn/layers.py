@@ -1,0 +1,132 @@
+"""Layers that the networks share."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxgen.types import Array
+
+Initializer = Callable[..., Array]
+
+
+def fan_avg_uniform(scale: float = 1.0) -> Initializer:
+  """DDPM's initialiser: uniform, variance scale / mean(fan_in, fan_out).
+
+  A scale of 0 means 1e-10, as in the original code: the layer starts as zero
+  to working precision.
+  """
+  return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
+
+
+class GroupNorm(nn.Module):
+  """Group normalisation (Wu & He 2018), its statistics in float32.
+
+  y = (x - mean) / sqrt(var + epsilon) * scale + bias, mean and variance over
+  the positions and channels of a group of one example.
+
+  Attributes:
+    num_groups: groups of consecutive channels.
+    epsilon: 1e-6 in DDPM, autoencoders and NCSN++; 1e-5 in OpenAI's and SD1's
+      residual blocks.
+    dtype: of the output.
+  """
+
+  num_groups: int = 32
+  epsilon: float = 1e-6
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Normalises x `[B, ..., C]`."""
+    channels = x.shape[-1]
+    if channels % self.num_groups:
+      raise ValueError(
+        f"GroupNorm with {self.num_groups} groups needs a multiple of "
+        f"{self.num_groups} channels, got {channels}."
+      )
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    groups = x.astype(jnp.float32).reshape(
+      x.shape[0], -1, self.num_groups, channels // self.num_groups
+    )
+    mean = groups.mean((1, 3), keepdims=True)
+    var = jnp.square(groups - mean).mean((1, 3), keepdims=True)
+    normed = (groups - mean) * jax.lax.rsqrt(var + self.epsilon)
+    y = normed.reshape(x.shape) * _like(x, scale) + _like(x, bias)
+    return y.astype(self.dtype)
+
+
+class Conv(nn.Module):
+  """Convolution with padding 'SAME', as TensorFlow pads.
+
+  A 3 x 3 convolution of stride 2 on an even size pads only bottom and right.
+
+  Attributes:
+    features: output channels.
+    kernel_size: height and width of the kernel.
+    stride: of both axes.
+    init_scale: of `fan_avg_uniform`.
+    dtype: of the computation; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  init_scale: float = 1.0
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Convolves x `[B, H, W, C]`."""
+    size = (self.kernel_size, self.kernel_size)
+    kernel = self.param(
+      "kernel",
+      fan_avg_uniform(self.init_scale),
+      (*size, x.shape[-1], self.features),
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=(self.stride, self.stride),
+      padding="SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + _like(y, bias.astype(self.dtype))
+
+
+def dense(
+  features: int,
+  name: str,
+  init_scale: float = 1.0,
+  dtype: DTypeLike = jnp.float32,
+) -> nn.Dense:
+  """A dense layer initialised by `fan_avg_uniform(init_scale)`."""
+  return nn.Dense(
+    features, dtype=dtype, kernel_init=fan_avg_uniform(init_scale), name=name
+  )
+
+
+def space_to_depth(x: Array, size: int) -> Array:
+  """`[B, H, W, C]` -> `[B, H / size, W / size, size^2 C]`."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // size, size, w // size, size, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(
+    b, h // size, w // size, size * size * c
+  )
+
+
+def depth_to_space(x: Array, size: int) -> Array:
+  """The inverse of `space_to_depth`."""
+  b, h, w, c = x.shape
+  c = c // size**2
+  x = x.reshape(b, h, w, size, size, c).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, h * size, w * size, c)
+
+
+def _like(x: Array, vector: Array) -> Array:
+  """A vector `[C]`, shaped to broadcast against x `[..., C]`."""
+  return vector.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,0 +1,186 @@
+"""What is inside one checkpoint's directory, and how it is read and written.
+
+Beside the seal there are `experiment.json`, what was being trained;
+`iterator_0-of-1.json` (or `.bin`), the data position of each process; and
+`arrays/`, by orbax, with a pytree each for `params`, `ema`, `opt_state` and
+`rest` (step and key).
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from jaxgen.training.parallel import state_sharding
+from jaxgen.training.state import TrainState
+from jaxgen.types import PyTree
+
+
+class DataIterator(Protocol):
+  """An iterator that can say and set its position, as grain's can."""
+
+  def get_state(self) -> Any:
+    """The position: a dict that JSON can hold, or bytes."""
+
+  def set_state(self, state: Any) -> None:
+    """Continues from a position that `get_state` returned."""
+
+
+def write_experiment(directory: Path, experiment: dict[str, Any]) -> None:
+  """Stores the experiment's name and configuration."""
+  text = json.dumps(experiment, indent=2) + "\n"
+  (directory / "experiment.json").write_text(text)
+
+
+def read_experiment(directory: Path) -> dict[str, Any]:
+  """What `write_experiment` stored."""
+  return json.loads((directory / "experiment.json").read_text())
+
+
+def start_writing_state(
+  checkpointer: ocp.AsyncCheckpointer, directory: Path, state: TrainState
+) -> None:
+  """Copies the state to the host; the checkpointer then writes behind.
+
+  Raises:
+    OSError: the disk has too little room.
+  """
+  needed = sum(x.nbytes for x in jax.tree.leaves(state))
+  free = shutil.disk_usage(directory).free
+  if free < needed:
+    raise OSError(f"it needs {needed:,} bytes, the disk has {free:,}")
+  items = {k: ocp.args.StandardSave(v) for k, v in _items(state).items()}
+  checkpointer.save(directory / "arrays", ocp.args.Composite(**items))
+
+
+def read_state(directory: Path, like: TrainState) -> TrainState:
+  """The state, with the structure and in the places of `like`.
+
+  Raises:
+    ValueError: structure, a shape or a dtype is not that of `like`.
+  """
+  args = {}
+  for name, item in _items(like).items():
+    stored = _stored(directory / "arrays" / name)
+    _check_fits(directory, {name: stored}, {name: item})
+    places = jax.tree.map(lambda x: x.sharding, item)
+    args[name] = ocp.args.StandardRestore(_abstract(item, places))
+  found = _read(directory, args)
+  impl = jax.random.key_impl(like.key)
+  return TrainState(
+    step=found["rest"]["step"],
+    params=found["params"],
+    ema=found["ema"],
+    opt_state=found["opt_state"],
+    key=jax.random.wrap_key_data(found["rest"]["key"], impl=impl),
+  )
+
+
+def read_params(directory: Path, which: str, mesh: Mesh | None) -> PyTree:
+  """`which` = "ema" or "params", in the structure that was stored."""
+  stored = _stored(directory / "arrays" / which)
+  if mesh is None:
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    places = jax.tree.map(lambda _: here, stored)
+  else:
+    places = state_sharding(mesh, stored)
+  args = {which: ocp.args.StandardRestore(_abstract(stored, places))}
+  return _read(directory, args)[which]
+
+
+def write_position(directory: Path, iterator: DataIterator) -> None:
+  """Stores where this process stands in the data."""
+  position = iterator.get_state()
+  if isinstance(position, bytes):
+    _position_path(directory, ".bin").write_bytes(position)
+  else:
+    _position_path(directory, ".json").write_text(json.dumps(position))
+
+
+def restore_position(directory: Path, iterator: DataIterator | None) -> None:
+  """Sets the iterator to the stored position.
+
+  Raises:
+    ValueError: a position without an iterator, an iterator without a
+      position, or positions of another number of processes.
+  """
+  names = sorted(path.name for path in directory.glob("iterator_*"))
+  if iterator is None:
+    if names:
+      raise ValueError(
+        f"the checkpoint {directory} has a position in the data, but no "
+        "iterator was given"
+      )
+    return
+  as_json = _position_path(directory, ".json")
+  as_bytes = _position_path(directory, ".bin")
+  if as_json.is_file():
+    iterator.set_state(json.loads(as_json.read_text()))
+  elif as_bytes.is_file():
+    iterator.set_state(as_bytes.read_bytes())
+  else:
+    raise ValueError(
+      f"the checkpoint {directory} has no position in the data for process "
+      f"{jax.process_index()} of {jax.process_count()}, only {names}"
+    )
+
+
+def _items(state: TrainState) -> dict[str, PyTree]:
+  # The key as plain numbers: its type is the caller's to choose.
+  key = jax.random.key_data(state.key)
+  return {
+    "params": state.params,
+    "ema": state.ema,
+    "opt_state": state.opt_state,
+    "rest": {"step": state.step, "key": key},
+  }
+
+
+def _stored(path: Path) -> PyTree:
+  """Shapes and dtypes of a stored pytree; tuples may come back as lists."""
+  metadata = ocp.StandardCheckpointHandler().metadata(path)
+  return getattr(metadata, "tree", metadata)
+
+
+def _read(directory: Path, args: dict[str, Any]) -> dict[str, PyTree]:
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(
+      directory / "arrays", ocp.args.Composite(**args)
+    )
+
+
+def _check_fits(directory: Path, stored: PyTree, wanted: PyTree) -> None:
+  """Orbax would cast silently, and is long-winded about the rest."""
+  there, here = _kinds(stored), _kinds(wanted)
+  for name in [*here, *there]:
+    old, new = there.get(name, "absent"), here.get(name, "absent")
+    if old != new:
+      raise ValueError(
+        f"the checkpoint {directory} does not fit: {name} is {old} there "
+        f"and {new} here"
+      )
+
+
+def _kinds(tree: PyTree) -> dict[str, str]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{x.dtype}{list(x.shape)}"
+    )
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _abstract(tree: PyTree, places: PyTree) -> PyTree:
+  def shape(x, place):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+  return jax.tree.map(shape, tree, places)
+
+
+def _position_path(directory: Path, suffix: str) -> Path:
+  index, count = jax.process_index(), jax.process_count()
+  return directory / f"iterator_{index}-of-{count}{suffix}"

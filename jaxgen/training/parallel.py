@@ -1,0 +1,178 @@
+"""Devices as a named mesh, and where arrays live on it.
+
+Two axes: `data` splits the batch; `fsdp` splits the batch too, and the large
+parameters with it. On one device both have size 1 and the same code runs.
+"""
+
+import glob
+import importlib.util
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.types import Array, PyTree
+
+# Arrays with fewer elements are copied to every device: splitting them would
+# save nothing and cost a gather each.
+MIN_SHARDED_SIZE = 2**16
+
+
+def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
+  """Joins the other hosts of this job, if it has any; call it first.
+
+  `jax.distributed.initialize` where a cluster is seen: SLURM (several tasks),
+  Open MPI, a TPU pod, a Kubernetes indexed job (needs `jax[k8s]`), or
+  JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID set by
+  hand. Elsewhere, and when called again, it does nothing.
+
+  Args:
+    environ: the environment variables to look at.
+
+  Returns:
+    Whether this process belongs to a distributed job.
+
+  Raises:
+    RuntimeError: JAX has touched a device already.
+  """
+  if jax.distributed.is_initialized():
+    return True
+  if not _on_cluster(environ):
+    return False
+  by_hand = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+  count, index = (
+    int(environ[name]) if name in environ else None for name in by_hand
+  )
+  jax.distributed.initialize(num_processes=count, process_id=index)
+  return True
+
+
+def _on_cluster(environ: Mapping[str, str]) -> bool:
+  """Whether the environment is that of one process among several."""
+  slurm_tasks = int(environ.get("SLURM_NTASKS", "1"))
+  tpu_chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")
+  signs = [
+    "JAX_COORDINATOR_ADDRESS" in environ,
+    "SLURM_STEP_NODELIST" in environ and slurm_tasks > 1,
+    int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1,
+    {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environ),
+    "," in environ.get("TPU_WORKER_HOSTNAMES", ""),
+    importlib.util.find_spec("libtpu") is not None and tpu_chips,
+  ]
+  return any(signs)
+
+
+def make_mesh(
+  data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The `(data, fsdp)` mesh over all devices of all hosts.
+
+  Args:
+    data: number of groups that hold one copy of the parameters each; -1 for
+      as many as there are devices for.
+    fsdp: number of devices that share one copy.
+    devices: other devices than all.
+
+  Raises:
+    ValueError: `data x fsdp` is not the number of devices.
+  """
+  count = len(jax.devices() if devices is None else devices)
+  if data == -1 and fsdp > 0:
+    data = count // fsdp
+  if data < 1 or fsdp < 1 or data * fsdp != count:
+    raise ValueError(
+      f"a mesh of data={data} x fsdp={fsdp} does not use all {count} devices"
+    )
+  # Auto: shardings are inferred by the compiler from those of the inputs.
+  return jax.make_mesh(
+    (data, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices
+  )
+
+
+def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
+  """Places a batch on the mesh, split along axis 0 over all devices.
+
+  Args:
+    mesh: from `make_mesh`.
+    batch: a pytree of arrays `[b, ...]`: this host's part of the batch, the
+      whole of it when there is one host.
+
+  Returns:
+    Global arrays `[b x hosts, ...]`.
+
+  Raises:
+    ValueError: b is not a multiple of the number of local devices.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  count = len(mesh.local_devices)
+
+  def place(path, x):
+    x = np.asarray(x)
+    if x.ndim == 0 or x.shape[0] % count:
+      name = jax.tree_util.keystr(path, simple=True, separator="/") or "batch"
+      raise ValueError(
+        f"axis 0 of {name}, shape {list(x.shape)}, cannot be split over "
+        f"{count} devices; make the batch a multiple of {count}"
+      )
+    return jax.make_array_from_process_local_data(sharding, x)
+
+  return jax.tree.map_with_path(place, batch)
+
+
+def state_sharding(mesh: Mesh, state: PyTree) -> PyTree:
+  """Where each array of a state (or of parameters) lives.
+
+  Copied along `data`. Along `fsdp`, an array of at least `MIN_SHARDED_SIZE`
+  elements is split on its largest axis that divides evenly (the last of
+  equals); all others are copied. The rule sees shapes alone, so moments and
+  averages lie beside their parameters.
+
+  A model too large for one device is made in place:
+
+      places = state_sharding(mesh, jax.eval_shape(make_state, key))
+      state = jax.jit(make_state, out_shardings=places)(key)
+
+  Args:
+    mesh: from `make_mesh`.
+    state: a pytree of arrays or of their shapes.
+
+  Returns:
+    A pytree of `NamedSharding`.
+  """
+  fsdp = mesh.shape["fsdp"]
+
+  def rule(x) -> NamedSharding:
+    axes = [i for i, size in enumerate(x.shape) if size % fsdp == 0]
+    small = math.prod(x.shape) < MIN_SHARDED_SIZE
+    if fsdp == 1 or small or not axes:
+      return NamedSharding(mesh, PartitionSpec())
+    split = max(axes, key=lambda i: (x.shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*[None] * split, "fsdp"))
+
+  return jax.tree.map(rule, state)
+
+
+def shard_state(mesh: Mesh, state: PyTree) -> PyTree:
+  """A copy of a state (or of parameters) on the mesh, by `state_sharding`.
+
+  A copy, because the training step takes over the buffers it is given, and
+  the caller's own arrays should outlive it. It passes through host memory.
+
+  Args:
+    mesh: from `make_mesh`.
+    state: a pytree of arrays, the same on every host.
+  """
+  return jax.tree.map(_place, state, state_sharding(mesh, state))
+
+
+def _place(x: Array, sharding: NamedSharding) -> Array:
+  # jax.device_put takes neither keys nor committed arrays to other hosts.
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    words = _place(jax.random.key_data(x), sharding)
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+  host = np.array(x)
+  return jax.make_array_from_callback(x.shape, sharding, lambda i: host[i])
