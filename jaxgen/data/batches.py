@@ -6,7 +6,6 @@ batch over all hosts; host h of n is handed rows [h B / n, (h + 1) B / n).
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,8 +63,7 @@ def train_batches(
     num_threads: threads that prepare batches ahead; 0 prepares them on demand.
     num_workers: processes that do; for data sets whose decoding needs more
       than one core. The state of an iterator fits only the same number.
-    process_index: this host; jax.process_index() if None.
-    process_count: the number of hosts; jax.process_count() if None.
+    process_index, process_count: this host and how many; JAX's own if None.
 
   Raises:
     ValueError: batch_size exceeds the data set or does not divide among the
@@ -79,30 +77,14 @@ def train_batches(
     )
   if not 0 <= seed < 2**32:
     raise ValueError(f"seed must lie in [0, 2^32), got {seed}")
-  prepare = functools.partial(
-    _prepare, size=image_size, crop=crop, tokenize=tokenize
-  )
-  examples: Sequence[dict[str, Any]] = _Prepared(source, prepare)
-  if _fits(examples) if cache is None else cache:
-    examples = _Cached(examples, [None] * len(examples))
-  shuffle_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2)
-  stream = grain.MapDataset.source(examples).shuffle(int(shuffle_seed)).repeat()
-  if flip:
-    stream = stream.random_map(_random_flip, seed=int(flip_seed))
+  examples = _Prepared(source, image_size, crop, tokenize)
+  if examples.fit_in_memory() if cache is None else cache:
+    examples = dataclasses.replace(examples, kept=[None] * len(source))
+  stream = _shuffled(examples, seed, flip)
   rows = grain.MapDataset.range(sys.maxsize).map(
     lambda row: stream[share.position(row)]
   )
-  batches = rows.batch(share.size, drop_remainder=True, batch_fn=_collate)
-  iterable = batches.to_iter_dataset(
-    grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
-  )
-  if num_workers:
-    # grain reads absl flags, which only absl's own main parses.
-    optional("absl.flags").FLAGS.mark_as_parsed()
-    iterable = iterable.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
-    )
-  return iter(iterable)
+  return iter(_collated(rows, share, num_threads, num_workers))
 
 
 def eval_batches(
@@ -119,9 +101,9 @@ def eval_batches(
   """One pass over the data in order, without flips.
 
   Every batch is full and every host is handed the same number of them, so that
-  one compiled step serves all: the last is filled up with zeros. `mask`, bool
-  [B], is True on the examples and False on the filling. The arguments are those
-  of `train_batches`.
+  one compiled step serves all: the last is filled up with black images. `mask`,
+  bool [B], is True on the examples and False on the filling. The arguments are
+  those of `train_batches`.
 
   Raises:
     ValueError: the data set is empty, or batch_size does not divide among the
@@ -131,24 +113,17 @@ def eval_batches(
   share = _Share.make(batch_size, process_index, process_count)
   if not len(source):
     raise ValueError("the data set is empty")
-  prepare = functools.partial(
-    _prepare, size=image_size, crop=crop, tokenize=tokenize
-  )
-  examples = _Prepared(source, prepare)
+  examples = _Prepared(source, image_size, crop, tokenize)
   filling = {key: np.zeros_like(value) for key, value in examples[0].items()}
 
   def row(index: int) -> dict[str, np.ndarray]:
     position = share.position(index)
-    real = position < len(examples)
+    real = position < len(source)
     return {**(examples[position] if real else filling), "mask": np.bool_(real)}
 
   count = -(-len(source) // batch_size) * share.size
   rows = grain.MapDataset.range(count).map(row)
-  return iter(
-    rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
-      grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
-    )
-  )
+  return iter(_collated(rows, share, num_threads))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,59 +158,59 @@ class _Share:
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared(Sequence):
-  """A source with a function applied to its examples."""
+  """What training sees of a source: images cropped, still uint8.
+
+  `kept`, if there, keeps the examples that were handed out.
+  """
 
   source: Sequence[dict[str, Any]]
-  function: Callable[[dict[str, Any]], dict[str, np.ndarray]]
+  size: int
+  crop: Crop
+  tokenize: Tokenize | None
+  kept: list[dict[str, np.ndarray] | None] | None = None
 
   def __len__(self) -> int:
     return len(self.source)
 
   def __getitem__(self, index: Any) -> Any:
-    return self.function(self.source[index])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cached(Sequence):
-  """A source that keeps the examples that it has handed out."""
-
-  source: Sequence[dict[str, Any]]
-  kept: list[dict[str, Any] | None]
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def __getitem__(self, index: Any) -> Any:
+    if self.kept is None:
+      return self._prepare(self.source[index])
     example = self.kept[index]
     if example is None:
-      # Threads may both get here: they store the same thing.
-      example = self.kept[index] = self.source[index]
+      # Threads may get here together: they store the same thing.
+      example = self.kept[index] = self._prepare(self.source[index])
     return example
 
+  def fit_in_memory(self) -> bool:
+    size = sum(value.nbytes for value in self[0].values())
+    return size * len(self) < CACHE_BYTES
 
-def _fits(source: Sequence[dict[str, Any]]) -> bool:
-  size = sum(value.nbytes for value in source[0].values())
-  return size * len(source) < CACHE_BYTES
+  def _prepare(self, example: dict[str, Any]) -> dict[str, np.ndarray]:
+    image = check_image(self.crop(check_image(example["image"]), self.size))
+    if image.shape[:2] != (self.size, self.size):
+      raise ValueError(
+        f"crop returned {image.shape[0]} x {image.shape[1]} pixels for "
+        f"image_size={self.size}"
+      )
+    prepared: dict[str, np.ndarray] = {"image": image}
+    if "label" in example:
+      prepared["label"] = np.asarray(example["label"], np.int32)
+    if self.tokenize is not None:
+      if "caption" not in example:
+        raise ValueError("tokenize needs a data set with captions")
+      tokens = self.tokenize(example["caption"])
+      prepared["tokens"] = np.asarray(tokens, np.int32)
+    return prepared
 
 
-def _prepare(
-  example: dict[str, Any], size: int, crop: Crop, tokenize: Tokenize | None
-) -> dict[str, np.ndarray]:
-  """What training sees of an example, its image still uint8."""
-  image = check_image(crop(check_image(example["image"]), size))
-  if image.shape[:2] != (size, size):
-    raise ValueError(
-      f"crop returned {image.shape[0]} x {image.shape[1]} pixels for "
-      f"image_size={size}"
-    )
-  prepared: dict[str, np.ndarray] = {"image": image}
-  if "label" in example:
-    prepared["label"] = np.asarray(example["label"], np.int32)
-  if tokenize is not None:
-    if "caption" not in example:
-      raise ValueError("tokenize needs a data set with captions")
-    prepared["tokens"] = np.asarray(tokenize(example["caption"]), np.int32)
-  return prepared
+def _shuffled(examples: _Prepared, seed: int, flip: bool) -> Any:
+  """The endless stream of examples, a grain MapDataset."""
+  shuffle_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2)
+  stream = optional("grain").MapDataset.source(examples)
+  stream = stream.shuffle(int(shuffle_seed)).repeat()
+  if flip:
+    stream = stream.random_map(_random_flip, seed=int(flip_seed))
+  return stream
 
 
 def _random_flip(
@@ -244,6 +219,23 @@ def _random_flip(
   if rng.random() < 0.5:
     return {**example, "image": example["image"][:, ::-1]}
   return example
+
+
+def _collated(
+  rows: Any, share: _Share, num_threads: int, num_workers: int = 0
+) -> Any:
+  """Batches of this host's rows, prepared ahead by threads and processes."""
+  grain = optional("grain")
+  batches = rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
+    grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
+  )
+  if not num_workers:
+    return batches
+  # grain reads absl flags, which only absl's own main parses.
+  optional("absl.flags").FLAGS.mark_as_parsed()
+  return batches.mp_prefetch(
+    grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+  )
 
 
 def _collate(examples: Sequence[dict[str, np.ndarray]]) -> Batch:

@@ -83,9 +83,10 @@ def load(
   builder = make_builder(name, data_dir)
   if not builder.data_path.exists():
     if builder.name not in OWN:
+      where = "" if data_dir is None else f" --data_dir {data_dir}"
       raise FileNotFoundError(
         f"{name} is not prepared in {builder.data_dir}: run `python -m "
-        f"jaxgen.data.prepare {name}`; {_WITHOUT_DOWNLOAD}"
+        f"jaxgen.data.prepare {name}{where}`; {_WITHOUT_DOWNLOAD}"
       )
     print(f"building {builder.info.full_name} in {builder.data_dir}")
     prepare_quietly(builder)
@@ -162,12 +163,11 @@ def _open(builder: Any, name: str, split: str) -> Source:
     raise ValueError(
       f"{name} has no split {split!r}; it has {splits}"
     ) from error
-  label = features.get("label")
   return Source(
     name=name,
     records=records,
     channels=features["image"].shape[-1] or 3,
-    label_names=tuple(label.names) if hasattr(label, "names") else (),
+    label_names=tuple(getattr(features.get("label"), "names", ())),
   )
 
 

@@ -113,8 +113,9 @@ class Checkpoints:
       for bad in damaged:
         _set_aside(self._directory / str(bad))
     directory = self._directory / str(step)
+    state = files.read_state(directory, state)
     files.restore_position(directory, iterator)
-    return files.read_state(directory, state)
+    return state
 
   def save(
     self, state: TrainState, iterator: DataIterator | None = None

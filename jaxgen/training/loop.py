@@ -58,7 +58,7 @@ class Log:
     Args:
       path: the metrics file, continued after step `steps.start - 1`.
       checkpoints: asked for the last good one when training has diverged.
-      steps: the steps of this run, both ends counted from 1.
+      steps: those still to make, counted from 1.
       every: steps between lines of the file.
       seconds: time between lines of progress where there is no terminal.
     """

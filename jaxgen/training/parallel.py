@@ -61,7 +61,9 @@ def _on_cluster(environ: Mapping[str, str]) -> bool:
     int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1,
     {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environ),
     "," in environ.get("TPU_WORKER_HOSTNAMES", ""),
-    importlib.util.find_spec("libtpu") is not None and tpu_chips,
+    importlib.util.find_spec("libtpu") is not None
+    and tpu_chips
+    and "TPU_SKIP_MDS_QUERY" not in environ,  # a notebook's TPU
   ]
   return any(signs)
 

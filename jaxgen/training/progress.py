@@ -28,7 +28,7 @@ class Progress:
     self._out = sys.stdout if out is None else out
     self._seen: deque[tuple[int, float]] = deque(maxlen=256)
     self._due = 0.0
-    self._bar = _rich_bar(end) if self._out.isatty() else None
+    self._bar = _rich_bar(end, self._out) if self._out.isatty() else None
 
   def update(self, step: int, loss: float) -> None:
     """Shows that `step` is done."""
@@ -63,13 +63,15 @@ def _clock(seconds: float) -> str:
   return f"{hours}:{minute:02d}:{second:02d}"
 
 
-def _rich_bar(end: int) -> Any:
+def _rich_bar(end: int, out: TextIO) -> Any:
   """A started bar with one task, or None without rich."""
   try:
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
   except ImportError:
     return None
-  bar = Progress(BarColumn(), TextColumn("{task.fields[text]}"))
-  bar.add_task("", total=end, text="compiling")
+  columns = BarColumn(), TextColumn("{task.fields[text]}")
+  bar = Progress(*columns, console=Console(file=out))
+  bar.add_task("", total=end, text="starting")
   bar.start()
   return bar

@@ -74,7 +74,8 @@ def prepare_made_up(monkeypatch, name, data_dir):
 def test_data_sets_of_tfds(monkeypatch, tmp_path, name, shape, classes):
   with pytest.raises(FileNotFoundError) as error:
     load(name, data_dir=tmp_path)
-  assert f"`python -m jaxgen.data.prepare {name}`" in str(error.value)
+  command = f"python -m jaxgen.data.prepare {name} --data_dir {tmp_path}"
+  assert f"run `{command}`" in str(error.value)
   assert "mnist5k and openmoji/32" in str(error.value)
   assert "\n" not in str(error.value)
 

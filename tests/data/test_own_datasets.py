@@ -152,9 +152,10 @@ def test_openmoji_split_keeps_skin_tones_together(data_dir):
   tones = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
   def drawings(split):
+    records = load("openmoji/32", split, data_dir).records
     return {
-      tuple(c for c in e["codepoints"].split("-") if c not in tones)
-      for e in load("openmoji/32", split, data_dir)
+      tuple(c for c in r["codepoints"].decode().split("-") if c not in tones)
+      for r in records
     }
 
   train, test = drawings("train"), drawings("test")

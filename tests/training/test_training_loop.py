@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +133,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_without_rich_gets_lines(monkeypatch):
-  monkeypatch.setitem(__import__("sys").modules, "rich.progress", None)
+  monkeypatch.setitem(sys.modules, "rich.progress", None)
   out = Terminal()
   shown = training.Progress(1, out=out)
   shown.update(1, 0.5)
@@ -140,12 +141,15 @@ def test_a_terminal_without_rich_gets_lines(monkeypatch):
   assert out.getvalue() == "step 1/1  loss 0.5\n"
 
 
-def test_a_terminal_with_rich_gets_a_bar(capsys):
+def test_a_terminal_with_rich_gets_a_bar(monkeypatch):
   pytest.importorskip("rich")
-  shown = training.Progress(4, out=Terminal())
+  monkeypatch.setenv("COLUMNS", "100")
+  out = Terminal()
+  shown = training.Progress(4, out=out)
   shown.update(4, 0.5)
   shown.close()
-  assert re.search(r"step 4/4 +loss 0\.5", capsys.readouterr().out)
+  assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in out.getvalue()
+  assert re.search(r"step 4/4 +loss 0\.5", out.getvalue())
 
 
 def test_sigterm_becomes_a_question(capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -54,7 +55,7 @@ def curve(workdir):
 
 
 def steps_of(workdir):
-  return sorted(p.name for p in (workdir / "checkpoints").iterdir())
+  return sorted((p.name for p in (workdir / "checkpoints").iterdir()), key=int)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_two_processes_train_as_one_and_stop_together(
     free.bind(("localhost", 0))
     address = f"localhost:{free.getsockname()[1]}"
 
-  def launch(moments):
+  def launch(moments, num_steps):
     processes = [
       start(
         tmp_path,
@@ -134,6 +135,7 @@ def test_two_processes_train_as_one_and_stop_together(
           "JAX_PROCESS_ID": str(index),
         },
         moment,
+        num_steps,
       )
       for index, moment in enumerate(moments)
     ]
@@ -142,13 +144,18 @@ def test_two_processes_train_as_one_and_stop_together(
       assert process.returncode == 0, err
     return [out for out, _ in results]
 
-  # Only the second process hears SIGTERM; both stop, the first speaks.
-  speaker, silent = launch(["", "term@5"])
-  assert "stopped by SIGTERM at step" in speaker
+  # Only the second process hears SIGTERM; soon both stop, the first speaks.
+  speaker, silent = launch(["", "term@5"], 10_000)
   assert "stopped" not in silent
-  launch(["", ""])
-  found, expected = (
-    np.array([json.loads(line)["loss"] for line in curve(workdir).splitlines()])
-    for workdir in (tmp_path, uninterrupted)
+  stopped = int(re.search(r"stopped by SIGTERM at step (\d+)", speaker)[1])
+  assert steps_of(tmp_path)[-1] == str(stopped)
+  launch(["", ""], stopped + 1)
+  lines = [json.loads(line) for line in curve(tmp_path).splitlines()]
+  assert [line["step"] for line in lines] == list(range(1, stopped + 2))
+  expected = [json.loads(line) for line in curve(uninterrupted).splitlines()]
+  shared = min(len(lines), NUM_STEPS)
+  np.testing.assert_allclose(
+    [line["loss"] for line in lines[:shared]],
+    [line["loss"] for line in expected[:shared]],
+    rtol=1e-5,
   )
-  np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,0 +1,192 @@
+"""Scripts of experiments/ddpm run, tiny; configurations are the paper's."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import results
+from experiments.ddpm import figures, model, sample, table1, table2
+from experiments.ddpm.config import CONFIGS, Config
+from experiments.ddpm.sample import Sampling, make_draw
+from experiments.ddpm.train import train
+from experiments.sampling import generate
+from jaxgen.convert import ddpm as published
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """One smoke run that the scripts below read."""
+  directory = tmp_path_factory.mktemp("ddpm")
+  config = CONFIGS["mnist5k"]
+  return train(dataclasses.replace(config, workdir=str(directory), smoke=True))
+
+
+@pytest.mark.parametrize(
+  ("name", "count"),
+  [
+    ("cifar10", 35_746_307),
+    ("celebahq256", 113_673_219),
+    ("lsun_bedroom", 113_673_219),
+    ("lsun_bedroom_large", 255_677_955),
+    ("lsun_church", 113_673_219),
+    ("lsun_cat", 113_673_219),
+  ],
+)
+def test_configurations_are_the_papers(name, count):
+  """Parameters as published; App. B's optimiser and schedule."""
+  config = CONFIGS[name]
+  unet = model.make_unet(config)
+  shapes = jax.eval_shape(
+    lambda key: model.init_params(config, unet, key), jax.random.key(0)
+  )
+  assert sum(s.size for s in jax.tree.leaves(shapes)) == count
+  assert (config.T, config.beta_start, config.beta_end) == (1000, 1e-4, 0.02)
+  assert config.lr == (2e-4 if name == "cifar10" else 2e-5)
+  assert config.batch_size == (128 if name == "cifar10" else 64)
+  assert config.dropout == (0.1 if name == "cifar10" else 0.0)
+  assert (config.ema_decay, config.warmup_steps) == (0.9999, 5000)
+  assert config.flip != name.startswith("lsun_bedroom")
+
+
+def test_a_run_leaves_its_files(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+  assert (workdir / "loss.png").stat().st_size > 1000
+  assert (workdir / "checkpoints" / "6").is_dir()
+
+
+def test_another_experiment_is_refused(workdir):
+  other = dataclasses.replace(
+    CONFIGS["mnist5k"], workdir=str(workdir), smoke=True, target="x_0"
+  )
+  with pytest.raises(ValueError, match="another experiment: target"):
+    train(other)
+  assert (workdir / "checkpoints" / "6").is_dir()
+
+
+def test_image_i_does_not_depend_on_the_batch(workdir):
+  config, unet, params = model.load(str(workdir))
+  draw = make_draw(config, unet, Sampling("ddpm", 5))
+  one = generate(draw, params, 20, batch_size=8)
+  other = generate(draw, params, 11, batch_size=16)
+  assert one.shape == (20, 28, 28, 1)
+  assert np.abs(one[:11].astype(int) - other.astype(int)).max() <= 1
+
+
+def test_sampling_a_workdir(workdir, tmp_path):
+  how = Sampling("ddim", 4, eta=0.5)
+  sample.main(str(workdir), how, n=8, batch_size=8, out=str(tmp_path))
+  assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (8, 28, 28, 1)
+  assert (tmp_path / "grid.png").exists()
+
+
+def test_sampling_published_weights(tmp_path):
+  """Written in the layout of google/ddpm-*, read back, sampled."""
+  unet = model.make_unet(
+    dataclasses.replace(
+      Config(),
+      channels=32,
+      channel_mult=(1, 1),
+      num_res_blocks=1,
+      attention_resolutions=(16,),
+    )
+  )
+  params = model.init_params(Config(), unet, jax.random.key(0))
+  published.save(tmp_path / "weights", params, unet, image_size=32)
+  sample.main(
+    str(tmp_path / "weights"),
+    Sampling("ddpm", 3),
+    n=8,
+    batch_size=8,
+    out=str(tmp_path),
+  )
+  assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (8, 32, 32, 3)
+
+
+def test_table_1(workdir, tmp_path, capsys):
+  table1.main(str(workdir), n=8, batch_size=8, num_samples=8, out=str(tmp_path))
+  printed = capsys.readouterr().out
+  assert (
+    "| L_simple | 9.46 ± 0.11 | 3.17 | ≤ 3.75 | 3.72 | not run |" in printed
+  )
+  (path,) = tmp_path.glob("*.json")
+  result = results.Result(**json.loads(path.read_text()))
+  assert result.ours["NLL test"].startswith("≤ ")
+  assert path.with_suffix(".png").exists()
+
+
+def test_table_2_trains_all_six_rows(tmp_path, capsys):
+  config = dataclasses.replace(
+    CONFIGS["mnist5k"], workdir=str(tmp_path), smoke=True
+  )
+  table2.main(config, n=8)
+  assert len(list(tmp_path.glob("*.json"))) == 6
+  assert "eps: simple | 9.46 ± 0.11 | 3.17" in capsys.readouterr().out
+
+
+def test_figures(workdir, tmp_path):
+  figures.main(str(workdir), rows=2, columns=3, out=str(tmp_path))
+  names = {path.name for path in tmp_path.iterdir()}
+  assert {"progressive.png", "shared.png", "interpolation.png"} <= names
+  rows = json.loads((tmp_path / "rate_distortion.json").read_text())
+  assert rows[-1]["rate"] == 0.0  # nothing sent after one reverse step
+  rates = [row["rate"] for row in rows]
+  assert rates == sorted(rates, reverse=True)
+
+
+def command(*arguments, **environment):
+  return subprocess.run(
+    [sys.executable, "-m", *arguments],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+    check=False,
+  )
+
+
+def test_unknown_fields_and_missing_weights_are_one_sentence(tmp_path):
+  done = command("experiments.ddpm.train", "mnist5k", "--lerning-rate", "1")
+  assert done.returncode == 2
+  assert "Unrecognized" in done.stderr
+  assert "Traceback" not in done.stderr
+  done = command("experiments.ddpm.sample", "--weights", str(tmp_path / "none"))
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: ")
+  assert done.stderr.count("\n") == 1
+
+
+def test_data_that_is_not_prepared(tmp_path):
+  done = command(
+    "experiments.ddpm.train",
+    "cifar10",
+    "--smoke",
+    f"--workdir={tmp_path / 'run'}",
+    f"--data-dir={tmp_path}",
+  )
+  assert done.returncode == 1
+  assert "python -m jaxgen.data.prepare cifar10" in done.stderr
+  assert "mnist5k" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"lr": -1.0}, "lr must be positive"),
+    ({"dropout": 1.0}, "dropout must lie in"),
+    ({"batch_size": 0}, "batch_size must be at least 1"),
+    ({"variance": "learned"}, "needs loss='bound'"),
+  ],
+)
+def test_bad_configurations(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(Config(), **changes)
