@@ -5,6 +5,7 @@
 KILL names a moment at which the process sends itself SIGKILL, or SIGTERM.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -65,16 +66,26 @@ def loss_fn(params, key, batch):
   return jnp.mean(error**2), {"mean_error": jnp.mean(error)}
 
 
-def make(mesh, lr=0.001):
-  """(state on the mesh, train step) of the toy experiment."""
+OPTIMIZER = training.adam(0.001, warmup_steps=3, clip_norm=1.0)
+
+
+@functools.cache
+def initial_state():
   params_key, key = jax.random.split(jax.random.key(0))
   params = Net().init(params_key, jnp.zeros((1, FEATURES)))["params"]
-  optimizer = training.adam(lr, warmup_steps=3, clip_norm=1.0)
-  state = training.init_state(params, optimizer, key)
-  train_step = training.make_train_step(
-    loss_fn, optimizer, training.constant_ema(0.9), mesh
-  )
-  return training.shard_state(mesh, state), train_step
+  return training.init_state(params, OPTIMIZER, key)
+
+
+@functools.cache
+def step_on(mesh):
+  """The train step; cached, because compiling takes most of a test's time."""
+  decay = training.constant_ema(0.9)
+  return training.make_train_step(loss_fn, OPTIMIZER, decay, mesh)
+
+
+def make(mesh):
+  """(state on the mesh, train step) of the toy experiment."""
+  return training.shard_state(mesh, initial_state()), step_on(mesh)
 
 
 def losses(mesh, num_steps):
