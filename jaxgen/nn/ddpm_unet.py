@@ -63,8 +63,7 @@ class Upsample(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """`[B, H, W, C]` -> `[B, 2 H, 2 W, C]`."""
-    x = x.repeat(2, axis=1).repeat(2, axis=2)
-    return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+    return Conv(x.shape[-1], upsample=True, dtype=self.dtype, name="conv")(x)
 
 
 class UNet(nn.Module):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.convolution import conv, upsample_conv
 from jaxgen.types import Array
 
 Initializer = Callable[..., Array]
@@ -49,25 +50,31 @@ class GroupNorm(nn.Module):
       )
     scale = self.param("scale", nn.initializers.ones, (channels,))
     bias = self.param("bias", nn.initializers.zeros, (channels,))
-    groups = x.astype(jnp.float32).reshape(
-      x.shape[0], -1, self.num_groups, channels // self.num_groups
-    )
-    mean = groups.mean((1, 3), keepdims=True)
-    var = jnp.square(groups - mean).mean((1, 3), keepdims=True)
-    normed = (groups - mean) * jax.lax.rsqrt(var + self.epsilon)
-    y = normed.reshape(x.shape) * _like(x, scale) + _like(x, bias)
+    x = x.astype(jnp.float32)
+    positions = tuple(range(1, x.ndim - 1))
+    shape = (x.shape[0], *[1] * len(positions), channels)
+
+    def group_mean(y):
+      # Positions first, then the channels of a group: sums over whole rows
+      # of channels are several times faster on a CPU than over the group.
+      means = y.mean(positions).reshape(-1, self.num_groups, size).mean(-1)
+      return means.repeat(size, axis=-1).reshape(shape)
+
+    size = channels // self.num_groups
+    centred = x - group_mean(x)
+    rstd = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
+    y = centred * (rstd * _like(x, scale)) + _like(x, bias)
     return y.astype(self.dtype)
 
 
 class Conv(nn.Module):
-  """Convolution with padding 'SAME', as TensorFlow pads.
-
-  A 3 x 3 convolution of stride 2 on an even size pads only bottom and right.
+  """Convolution with TensorFlow's 'SAME' padding.
 
   Attributes:
     features: output channels.
     kernel_size: height and width of the kernel.
     stride: of both axes.
+    upsample: first double height and width by nearest neighbour.
     init_scale: of `fan_avg_uniform`.
     dtype: of the computation; parameters are float32.
   """
@@ -75,6 +82,7 @@ class Conv(nn.Module):
   features: int
   kernel_size: int = 3
   stride: int = 1
+  upsample: bool = False
   init_scale: float = 1.0
   dtype: DTypeLike = jnp.float32
 
@@ -88,13 +96,11 @@ class Conv(nn.Module):
       (*size, x.shape[-1], self.features),
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      window_strides=(self.stride, self.stride),
-      padding="SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if self.upsample:
+      y = upsample_conv(x, kernel)
+    else:
+      y = conv(x, kernel, self.stride)
     return y + _like(y, bias.astype(self.dtype))
 
 
