@@ -40,7 +40,8 @@ $(TEST)/ready: setup.cfg constraints.txt
 	touch $@
 
 lock: $(TEST)/ready
-	$(TEST)/bin/pip install -q -U -e '.[test,parity]'
+	$(TEST)/bin/pip install -q -U --upgrade-strategy eager '$(TORCH)' \
+	  -e '.[test,parity]'
 	$(TEST)/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean:

@@ -3,7 +3,9 @@
   python -m experiments.ddpm.table1 --weights runs/cifar10 --n 10000
 
 Prints the paper's two rows of its own models with ours beside them, and saves
-JSON, Markdown and a sample grid. The bound needs T network calls per image:
+JSON, Markdown and a sample grid. The row of the bound is trained by
+`python -m experiments.ddpm.train cifar10 --loss bound --workdir
+runs/cifar10_bound`. The bound needs T network calls per image:
 10,000 CIFAR-10 images take hours on a CPU, minutes on a GPU. Inception score
 and FID are columns of the paper that this script does not compute yet.
 """

@@ -8,7 +8,9 @@ from jaxgen.types import Array
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 
-def conv(x: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME") -> Array:
+def conv(
+  x: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME"
+) -> Array:
   """Convolution of x `[B, H, W, C]` by an HWIO kernel.
 
   'SAME' is TensorFlow's: with stride 2, a 3 x 3 kernel and an even size it
