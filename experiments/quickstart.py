@@ -32,7 +32,7 @@ SAMPLERS = {
 
 
 def main(
-  workdir: str = "runs/quickstart", n: int = 64, smoke_test: bool = False
+  workdir: str = "runs/quickstart", n: int = 48, smoke_test: bool = False
 ) -> None:
   """Trains, samples and reports.
 

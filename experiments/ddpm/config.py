@@ -195,7 +195,7 @@ CONFIGS = {
     ema_decay=0.995,
     ema_warmup=True,
     batch_size=64,
-    steps=1500,
+    steps=1200,
     save_every=500,
     log_every=10,
   ),
