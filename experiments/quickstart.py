@@ -157,7 +157,8 @@ below.
 
 ![denoising](denoising.png)
 
-The loss, E |eps - eps_theta|^2 (DDPM Eq. 14):
+The loss, E |v - v_theta|^2 with v = alpha_t eps - sigma_t x_0 (DDPM Eq. 14 for
+the velocity of Salimans & Ho 2022, which small networks learn sooner):
 
 ![loss](loss.png)
 

@@ -85,7 +85,6 @@ HEAVY = (
   "PIL",
   "safetensors",
   "matplotlib",
-  "rich",
   "tyro",
   "torch",
 )

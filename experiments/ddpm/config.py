@@ -35,6 +35,8 @@ class Config:
     variance: of the reverse step (section 3.2; "learned": Table 2).
     lr: Adam's learning rate after the warm-up.
     warmup_steps: linear warm-up.
+    decay_steps: the rate falls to 0 over so many steps; 0 for the paper's
+      constant rate.
     clip_norm: the gradient's largest global norm.
     ema_decay: of the parameters' average, which samples are drawn from.
     ema_warmup: use min(ema_decay, (1 + n) / (10 + n)), for short runs.
@@ -73,6 +75,7 @@ class Config:
   variance: Literal["small", "large", "learned"] = "large"
   lr: float = 2e-4
   warmup_steps: int = 5000
+  decay_steps: int = 0
   clip_norm: float = 1.0
   ema_decay: float = 0.9999
   ema_warmup: bool = False
@@ -104,6 +107,11 @@ class Config:
       raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
     if not self.lr > 0:
       raise ValueError(f"lr must be positive, got {self.lr}")
+    if 0 < self.decay_steps < self.steps:
+      raise ValueError(
+        f"the learning rate is 0 after decay_steps = {self.decay_steps}, which "
+        f"must be at least steps = {self.steps}"
+      )
     if self.variance == "learned" and self.loss == "simple":
       raise ValueError(
         "variance='learned' needs loss='bound': the simple loss does not "
@@ -193,6 +201,7 @@ CONFIGS = {
     target="velocity",
     lr=2e-3,
     warmup_steps=100,
+    decay_steps=1100,
     ema_decay=0.99,
     ema_warmup=True,
     batch_size=64,

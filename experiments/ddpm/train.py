@@ -36,7 +36,12 @@ def train(config: Config) -> Path:
   process = model.make_process(config)
   unet = model.make_unet(config)
   ema = training.warmed_up_ema if config.ema_warmup else training.constant_ema
-  optimizer = training.adam(config.lr, config.warmup_steps, config.clip_norm)
+  optimizer = training.adam(
+    config.lr,
+    config.warmup_steps,
+    config.clip_norm,
+    decay_steps=config.decay_steps or None,
+  )
   train_step = training.make_train_step(
     model.make_loss(config, process, unet),
     optimizer,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen import random
 from jaxgen.diffusion.processes import Process, expand, marginal
 from jaxgen.types import Array, Key
 
@@ -94,6 +95,5 @@ def normal_like(key: Key, x: Array) -> Array:
   With a batch of keys `[B]` each example's noise depends on its own key alone,
   whatever the batch size and the number of devices.
   """
-  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1:
-    return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
-  return jax.random.normal(key, x.shape, x.dtype)
+  shape = x.shape[1:] if random.is_batch(key) else x.shape
+  return random.normal(key, shape, x.dtype)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen import random
 from jaxgen.diffusion.samplers import Sampler
 from jaxgen.diffusion.times import check_times
 from jaxgen.types import Array, Key
@@ -45,19 +46,18 @@ def _scan(key, x, times, sampler, keep):
 
   def body(carry, step):
     x_t, memory = carry
-    index, t, s = step
-    step_key = _fold_in(key, index)
+    step_key, t, s = step
     x_s, memory = sampler.step(step_key, x_t, t, s, memory)
     x_s = x_s.astype(x_t.dtype)
     return (x_s, memory), (x_s if keep else None)
 
-  steps = (jnp.arange(n), times[:-1], times[1:])
+  steps = (_step_keys(key, n), times[:-1], times[1:])
   (last, _), kept = jax.lax.scan(body, (x, sampler.init(x)), steps)
   return last, kept
 
 
-def _fold_in(key: Key, index: Array) -> Key:
-  """The key of one step; for a batch of keys, each one's."""
-  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1:
-    return jax.vmap(jax.random.fold_in, (0, None))(key, index)
-  return jax.random.fold_in(key, index)
+def _step_keys(key: Key, n: int) -> Key:
+  """A key for each step: `[n]`, of a batch of keys `[n, B]`."""
+  if random.is_batch(key):
+    return jax.vmap(_step_keys, (0, None), 1)(key, n)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))

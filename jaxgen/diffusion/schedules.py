@@ -24,7 +24,9 @@ def linear_betas(
 def scaled_linear_betas(
   T: int = 1000, start: float = 0.00085, end: float = 0.012
 ) -> np.ndarray:
-  """sqrt(beta_t) linear in t, latent diffusion; the defaults are SD1's.
+  """sqrt(beta_t) linear in t: latent diffusion, Rombach et al. 2022.
+
+  The defaults are Stable Diffusion 1's.
 
   Returns:
     float64 `[T]`.

@@ -8,6 +8,7 @@ from jaxgen.nn.attention import AttentionBlock
 from jaxgen.nn.embeddings import sinusoidal_embedding
 from jaxgen.nn.layers import (
   Conv,
+  Dropout,
   GroupNorm,
   dense,
   depth_to_space,
@@ -37,7 +38,7 @@ class ResBlock(nn.Module):
     shift = dense(self.features, "temb_proj", dtype=self.dtype)(nn.swish(temb))
     y = y + shift[:, None, None]
     y = nn.swish(GroupNorm(dtype=self.dtype, name="norm2")(y))
-    y = nn.Dropout(self.dropout)(y, deterministic=deterministic)
+    y = Dropout(self.dropout)(y, deterministic)
     y = Conv(self.features, init_scale=0.0, dtype=self.dtype, name="conv2")(y)
     if x.shape[-1] != self.features:
       x = dense(self.features, "nin_shortcut", dtype=self.dtype)(x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen import random
 from jaxgen.nn.convolution import conv, upsample_conv
 from jaxgen.types import Array
 
@@ -136,3 +137,25 @@ def depth_to_space(x: Array, size: int) -> Array:
 def _like(x: Array, vector: Array) -> Array:
   """A vector `[C]`, shaped to broadcast against x `[..., C]`."""
   return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Dropout(nn.Module):
+  """Dropout (Srivastava et al. 2014): x / (1 - rate), or 0 at that rate.
+
+  The masks are those of `flax.linen.Dropout`; its key is of the stream
+  "dropout".
+
+  Attributes:
+    rate: probability of a zero, in [0, 1).
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Array, deterministic: bool) -> Array:
+    """Drops entries of x, unless deterministic."""
+    if deterministic or self.rate == 0:
+      return x
+    keep = 1.0 - self.rate
+    mask = random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+    return jnp.where(mask, x / keep, jnp.zeros_like(x))

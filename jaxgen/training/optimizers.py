@@ -19,12 +19,13 @@ def adam(
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
+  decay_steps: int | None = None,
 ) -> optax.GradientTransformation:
-  """Clipping by global norm, then Adam, with a linear warm-up.
+  """Clipping by global norm, then Adam, with linear warm-up and decay.
 
   Gradients g become g min(1, clip_norm / |g|); Adam is Kingma & Ba 2015,
   Algorithm 1; update number n = 0, 1, ... has the rate
-  lr min(1, n / warmup_steps), so that under warm-up the very first update
+  lr min(1, n / warmup_steps) max(0, 1 - n / decay_steps), so that under warm-up the very first update
   leaves the parameters alone, as in DDPM's code (Ho et al. 2020, Appendix B:
   lr 2e-4, warm-up 5000, norm 1). TensorFlow's Adam, which that code calls,
   differs in adding eps before the bias correction.
@@ -36,9 +37,12 @@ def adam(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the bias-corrected second moment.
+    decay_steps: update at which the rate has fallen to 0 (the `lr_anneal_steps`
+      of improved DDPM's code); None for no decay.
 
   Raises:
-    ValueError: `warmup_steps` is negative or `clip_norm` is not positive.
+    ValueError: `warmup_steps` is negative, or `clip_norm` or `decay_steps` is
+      not positive.
   """
   if warmup_steps < 0:
     raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
@@ -47,9 +51,14 @@ def adam(
   clip = optax.identity()
   if clip_norm is not None:
     clip = optax.clip_by_global_norm(clip_norm)
-  rate = optax.constant_schedule(lr)
+  if decay_steps is not None and decay_steps < 1:
+    raise ValueError(f"decay_steps must be positive or None, got {decay_steps}")
+  warmup, decay = optax.constant_schedule(lr), optax.constant_schedule(1.0)
   if warmup_steps:
-    rate = optax.linear_schedule(0.0, lr, warmup_steps)
+    warmup = optax.linear_schedule(0.0, lr, warmup_steps)
+  if decay_steps:
+    decay = optax.linear_schedule(1.0, 0.0, decay_steps)
+  rate = lambda n: warmup(n) * decay(n)
   return optax.chain(clip, optax.adam(rate, b1, b2, eps))
 
 

@@ -41,6 +41,19 @@ def test_adam_with_clipping_and_warm_up():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_rate_rises_and_falls_linearly():
+  """Under a constant gradient, Adam's update is the rate itself."""
+  optimizer = training.adam(0.1, warmup_steps=2, decay_steps=8)
+  opt_state = optimizer.init(jnp.zeros(1))
+  moves = []
+  for _ in range(10):
+    move, opt_state = optimizer.update(jnp.ones(1), opt_state)
+    moves.append(-float(move[0]))
+  n = np.arange(10)
+  expected = 0.1 * np.minimum(1, n / 2) * np.maximum(0, 1 - n / 8)
+  np.testing.assert_allclose(moves, expected, rtol=1e-4, atol=1e-9)
+
+
 def test_adam_without_clipping_first_moves_by_the_rate():
   optimizer = training.adam(0.1)
   params = jnp.zeros(3)
@@ -101,6 +114,8 @@ def test_bad_hyper_parameters_are_refused():
     training.adam(0.1, warmup_steps=-1)
   with pytest.raises(ValueError, match="clip_norm must be positive"):
     training.adam(0.1, clip_norm=0.0)
+  with pytest.raises(ValueError, match="decay_steps must be positive"):
+    training.adam(0.1, decay_steps=0)
   with pytest.raises(ValueError, match="decay lies in"):
     training.constant_ema(1.5)
   with pytest.raises(TypeError, match=r"jax\.random\.key"):

@@ -1,0 +1,92 @@
+"""Our side: the same cases in jaxgen, compiled."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+
+from benchmarks.cases import CLIP_NORM, EMA_DECAY, IMAGE_SIZE, LR, Case
+from jaxgen import diffusion, training
+from jaxgen.nn.ddpm_unet import UNet
+
+
+def about() -> str:
+  """Versions and devices."""
+  return (
+    f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
+    f"{jax.device_count()} {jax.default_backend()} device(s)"
+  )
+
+
+def prepare(case: Case) -> Callable[[], None]:
+  """A function that runs the case once."""
+  mesh = training.make_mesh()
+  key = jax.random.key(0)
+  shape = (case.batch, IMAGE_SIZE, IMAGE_SIZE, 3)
+  x = training.shard_batch(mesh, jax.random.normal(key, shape))
+  process = diffusion.DiscreteProcess.from_betas(diffusion.linear_betas())
+  if case.kind == "ancestral":
+    denoiser = diffusion.eps_denoiser(process, lambda x, t: 0.1 * x)
+    times = diffusion.descending_times(1000, case.steps)
+    sampler = diffusion.ancestral(process, denoiser)
+    return _timed(
+      jax.jit(lambda x: diffusion.sample(key, x, times, sampler)), x
+    )
+  unet = UNet(
+    case.widths[0],
+    tuple(width // case.widths[0] for width in case.widths),
+    dropout=case.dropout,
+  )
+  params = jax.jit(unet.init)(key, x[:1], 0)["params"]
+  if case.kind == "train":
+    return _train(process, unet, params, x, mesh)
+  if case.kind == "forward":
+    t = jnp.arange(case.batch)
+    return _timed(
+      jax.jit(lambda p, x: unet.apply({"params": p}, x, t)), params, x
+    )
+  times = diffusion.uniform_times(1000, case.steps)
+
+  def sample(params, x):
+    def network(x, t):
+      return unet.apply({"params": params}, x, t - 1)
+
+    denoiser = diffusion.eps_denoiser(process, network)
+    return diffusion.sample(key, x, times, diffusion.ddim(process, denoiser))
+
+  return _timed(jax.jit(sample), params, x)
+
+
+def _timed(function, *args) -> Callable[[], None]:
+  return lambda: jax.block_until_ready(function(*args))
+
+
+def _train(process, unet, params, x, mesh) -> Callable[[], None]:
+  def loss(params, key, batch):
+    key, dropout_key = jax.random.split(key)
+
+    def network(x, t):
+      return unet.apply(
+        {"params": params},
+        x,
+        t - 1,
+        deterministic=False,
+        rngs={"dropout": dropout_key},
+      )
+
+    return diffusion.simple_loss(process, network, key, batch)
+
+  optimizer = training.adam(LR, clip_norm=CLIP_NORM)
+  step = training.make_train_step(
+    loss, optimizer, training.constant_ema(EMA_DECAY), mesh
+  )
+  state = training.init_state(params, optimizer, jax.random.key(1))
+  state = training.shard_state(mesh, state)
+
+  def run():
+    nonlocal state
+    state, _ = step(state, x)
+    jax.block_until_ready(state)
+
+  return run

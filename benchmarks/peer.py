@@ -1,0 +1,103 @@
+"""The peer: diffusers' UNet2DModel and schedulers in eager PyTorch."""
+
+import os
+from collections.abc import Callable
+
+import diffusers
+import torch
+
+from benchmarks.cases import CLIP_NORM, EMA_DECAY, IMAGE_SIZE, LR, Case
+
+
+def about() -> str:
+  """Versions and threads."""
+  return (
+    f"torch {torch.__version__}, diffusers {diffusers.__version__}, "
+    f"{torch.get_num_threads()} threads"
+  )
+
+
+def prepare(case: Case) -> Callable[[], None]:
+  """A function that runs the case once."""
+  torch.set_num_threads(os.cpu_count() or 1)
+  torch.manual_seed(0)
+  prepare_kind = {
+    "forward": _forward,
+    "train": _train,
+    "ddim": _ddim,
+    "ancestral": _ancestral,
+  }
+  return prepare_kind[case.kind](case, _noise(case))
+
+
+def _noise(case: Case) -> torch.Tensor:
+  return torch.randn(case.batch, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _unet(case: Case) -> diffusers.UNet2DModel:
+  kinds = ["", "Attn", *[""] * (len(case.widths) - 2)]
+  return diffusers.UNet2DModel(
+    sample_size=IMAGE_SIZE,
+    block_out_channels=case.widths,
+    down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+    up_block_types=[f"{kind}UpBlock2D" for kind in kinds[::-1]],
+    attention_head_dim=None,
+    downsample_padding=0,
+    flip_sin_to_cos=False,
+    freq_shift=1,
+    norm_eps=1e-6,
+    dropout=case.dropout,
+  ).eval()
+
+
+def _forward(case: Case, x: torch.Tensor) -> Callable[[], None]:
+  unet, t = _unet(case), torch.arange(case.batch)
+
+  @torch.no_grad()
+  def run():
+    unet(x, t)
+
+  return run
+
+
+def _train(case: Case, x: torch.Tensor) -> Callable[[], None]:
+  unet = _unet(case).train()
+  scheduler = diffusers.DDPMScheduler()
+  params = list(unet.parameters())
+  optimizer = torch.optim.Adam(params, lr=LR)
+  ema = [p.detach().clone() for p in params]
+
+  def run():
+    t, eps = torch.randint(0, 1000, (case.batch,)), torch.randn_like(x)
+    optimizer.zero_grad(set_to_none=True)
+    predicted = unet(scheduler.add_noise(x, eps, t), t).sample
+    torch.nn.functional.mse_loss(predicted, eps).backward()
+    torch.nn.utils.clip_grad_norm_(params, CLIP_NORM)
+    optimizer.step()
+    with torch.no_grad():
+      torch._foreach_lerp_(ema, params, 1 - EMA_DECAY)
+
+  return run
+
+
+def _ddim(case: Case, x: torch.Tensor) -> Callable[[], None]:
+  unet = _unet(case)
+  scheduler = diffusers.DDIMScheduler(clip_sample=False)
+  return _sampling(case, x, scheduler, lambda x, t: unet(x, t).sample)
+
+
+def _ancestral(case: Case, x: torch.Tensor) -> Callable[[], None]:
+  scheduler = diffusers.DDPMScheduler(clip_sample=False)
+  return _sampling(case, x, scheduler, lambda x, t: 0.1 * x)
+
+
+def _sampling(case, x, scheduler, network) -> Callable[[], None]:
+  scheduler.set_timesteps(case.steps)
+
+  @torch.no_grad()
+  def run():
+    y = x
+    for t in scheduler.timesteps:
+      y = scheduler.step(network(y, t), t, y).prev_sample
+
+  return run
