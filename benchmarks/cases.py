@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-IMAGE_SIZE = 32
 LR, CLIP_NORM, EMA_DECAY = 2e-4, 1.0, 0.9999
 
 
@@ -13,6 +12,10 @@ class Case(NamedTuple):
     kind: forward, train, ddim or ancestral.
     batch: images at a time.
     steps: of a sampler.
+    trivial: sample with the network eps = x / 10 in place of the U-Net, which
+      leaves the cost of the loop.
+    size: height and width of the images.
+    channels: of the images.
     widths: channels of the U-Net's levels, attention at 16 x 16.
     dropout: rate in training.
   """
@@ -20,6 +23,9 @@ class Case(NamedTuple):
   kind: str
   batch: int
   steps: int = 0
+  trivial: bool = False
+  size: int = 32
+  channels: int = 3
   widths: tuple[int, ...] = (128, 256, 256, 256)
   dropout: float = 0.1
 
@@ -29,7 +35,15 @@ CASES = {
   "UNet forward, batch 32": Case("forward", 32),
   "training step, batch 16": Case("train", 16),
   "50-step DDIM, 8 images": Case("ddim", 8, 50),
-  "1000 DDPM steps, trivial denoiser, 8 images": Case("ancestral", 8, 1000),
+  "1000 DDPM steps, trivial network, one 28x28x1 image": Case(
+    "ancestral", 1, 1000, trivial=True, size=28, channels=1
+  ),
+  "1000 DDPM steps, trivial network, 8 images": Case(
+    "ancestral", 8, 1000, trivial=True
+  ),
+  "1000 DDIM steps, trivial network, 8 images": Case(
+    "ddim", 8, 1000, trivial=True
+  ),
 }
 
 

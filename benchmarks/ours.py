@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 
-from benchmarks.cases import CLIP_NORM, EMA_DECAY, IMAGE_SIZE, LR, Case
+from benchmarks.cases import CLIP_NORM, EMA_DECAY, LR, Case
 from jaxgen import diffusion, training
 from jaxgen.nn.ddpm_unet import UNet
 
@@ -23,16 +23,11 @@ def prepare(case: Case) -> Callable[[], None]:
   """A function that runs the case once."""
   mesh = training.make_mesh()
   key = jax.random.key(0)
-  shape = (case.batch, IMAGE_SIZE, IMAGE_SIZE, 3)
+  shape = (case.batch, case.size, case.size, case.channels)
   x = training.shard_batch(mesh, jax.random.normal(key, shape))
   process = diffusion.DiscreteProcess.from_betas(diffusion.linear_betas())
-  if case.kind == "ancestral":
-    denoiser = diffusion.eps_denoiser(process, lambda x, t: 0.1 * x)
-    times = diffusion.descending_times(1000, case.steps)
-    sampler = diffusion.ancestral(process, denoiser)
-    return _timed(
-      jax.jit(lambda x: diffusion.sample(key, x, times, sampler)), x
-    )
+  if case.trivial:
+    return _sample(case, process, lambda params, x, t: 0.1 * x, {}, x)
   unet = UNet(
     case.widths[0],
     tuple(width // case.widths[0] for width in case.widths),
@@ -46,14 +41,23 @@ def prepare(case: Case) -> Callable[[], None]:
     return _timed(
       jax.jit(lambda p, x: unet.apply({"params": p}, x, t)), params, x
     )
+
+  def network(params, x, t):
+    return unet.apply({"params": params}, x, t - 1)
+
+  return _sample(case, process, network, params, x)
+
+
+def _sample(case, process, network, params, x) -> Callable[[], None]:
+  samplers = {"ddim": diffusion.ddim, "ancestral": diffusion.ancestral}
   times = diffusion.uniform_times(1000, case.steps)
 
   def sample(params, x):
-    def network(x, t):
-      return unet.apply({"params": params}, x, t - 1)
-
-    denoiser = diffusion.eps_denoiser(process, network)
-    return diffusion.sample(key, x, times, diffusion.ddim(process, denoiser))
+    denoiser = diffusion.eps_denoiser(
+      process, lambda x, t: network(params, x, t)
+    )
+    sampler = samplers[case.kind](process, denoiser)
+    return diffusion.sample(jax.random.key(1), x, times, sampler)
 
   return _timed(jax.jit(sample), params, x)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import diffusers
 import torch
 
-from benchmarks.cases import CLIP_NORM, EMA_DECAY, IMAGE_SIZE, LR, Case
+from benchmarks.cases import CLIP_NORM, EMA_DECAY, LR, Case
 
 
 def about() -> str:
@@ -24,20 +24,20 @@ def prepare(case: Case) -> Callable[[], None]:
   prepare_kind = {
     "forward": _forward,
     "train": _train,
-    "ddim": _ddim,
-    "ancestral": _ancestral,
+    "ddim": _sample,
+    "ancestral": _sample,
   }
   return prepare_kind[case.kind](case, _noise(case))
 
 
 def _noise(case: Case) -> torch.Tensor:
-  return torch.randn(case.batch, 3, IMAGE_SIZE, IMAGE_SIZE)
+  return torch.randn(case.batch, case.channels, case.size, case.size)
 
 
 def _unet(case: Case) -> diffusers.UNet2DModel:
   kinds = ["", "Attn", *[""] * (len(case.widths) - 2)]
   return diffusers.UNet2DModel(
-    sample_size=IMAGE_SIZE,
+    sample_size=case.size,
     block_out_channels=case.widths,
     down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
     up_block_types=[f"{kind}UpBlock2D" for kind in kinds[::-1]],
@@ -80,18 +80,17 @@ def _train(case: Case, x: torch.Tensor) -> Callable[[], None]:
   return run
 
 
-def _ddim(case: Case, x: torch.Tensor) -> Callable[[], None]:
-  unet = _unet(case)
-  scheduler = diffusers.DDIMScheduler(clip_sample=False)
-  return _sampling(case, x, scheduler, lambda x, t: unet(x, t).sample)
-
-
-def _ancestral(case: Case, x: torch.Tensor) -> Callable[[], None]:
-  scheduler = diffusers.DDPMScheduler(clip_sample=False)
-  return _sampling(case, x, scheduler, lambda x, t: 0.1 * x)
-
-
-def _sampling(case, x, scheduler, network) -> Callable[[], None]:
+def _sample(case: Case, x: torch.Tensor) -> Callable[[], None]:
+  schedulers = {
+    "ddim": diffusers.DDIMScheduler,
+    "ancestral": diffusers.DDPMScheduler,
+  }
+  scheduler = schedulers[case.kind](clip_sample=False)
+  if case.trivial:
+    network = lambda x, t: 0.1 * x
+  else:
+    unet = _unet(case)
+    network = lambda x, t: unet(x, t).sample
   scheduler.set_timesteps(case.steps)
 
   @torch.no_grad()

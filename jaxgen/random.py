@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxgen.types import Array, Key
 
@@ -21,7 +22,9 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
 
-def normal(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Array:
+def normal(
+  key: Key, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+) -> Array:
   """Standard normal numbers: those of `jax.random.normal`.
 
   Args:
@@ -39,9 +42,11 @@ def normal(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Array:
   low = np.nextafter(np.float32(-1), np.float32(0))
   u = _unit(key, shape) * (np.float32(1) - low) + low
   u = jnp.maximum(low, u)
-  # Always true, but not known to XLA, which would otherwise fuse the bits into
-  # erf_inv and compute them anew wherever that uses them.
-  z = jax.lax.cond(u.ravel()[0] < 1, jax.lax.erf_inv, lambda u: u, u)
+  # No square is 2 modulo 4, but XLA cannot tell. It would otherwise fuse the
+  # bits into erf_inv and compute them anew wherever that uses them.
+  words = jax.random.key_data(key)
+  always = jnp.all(words * words & np.uint32(2) == 0)
+  z = jax.lax.cond(always, jax.lax.erf_inv, lambda u: u, u)
   return np.float32(np.sqrt(2)) * z
 
 

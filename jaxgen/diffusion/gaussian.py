@@ -1,6 +1,5 @@
 """The forward process in closed form: sampling x_t, and its Bayes inverse."""
 
-import jax
 import jax.numpy as jnp
 
 from jaxgen import random

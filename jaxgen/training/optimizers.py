@@ -25,10 +25,11 @@ def adam(
 
   Gradients g become g min(1, clip_norm / |g|); Adam is Kingma & Ba 2015,
   Algorithm 1; update number n = 0, 1, ... has the rate
-  lr min(1, n / warmup_steps) max(0, 1 - n / decay_steps), so that under warm-up the very first update
-  leaves the parameters alone, as in DDPM's code (Ho et al. 2020, Appendix B:
-  lr 2e-4, warm-up 5000, norm 1). TensorFlow's Adam, which that code calls,
-  differs in adding eps before the bias correction.
+  lr min(1, n / warmup_steps) max(0, 1 - n / decay_steps), so that under
+  warm-up the very first update leaves the parameters alone, as in DDPM's code
+  (Ho et al. 2020, Appendix B: lr 2e-4, warm-up 5000, norm 1). TensorFlow's
+  Adam, which that code calls, differs in adding eps before the bias
+  correction.
 
   Args:
     lr: learning rate after the warm-up.
