@@ -66,7 +66,7 @@ def is_batch(key: Key) -> bool:
 def _is_written_out(key: Key, shape: tuple[int, ...]) -> bool:
   return (
     jax.default_backend() == "cpu"
-    and jax.config.jax_threefry_partitionable
+    and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     and str(jax.random.key_impl(key)) == "threefry2x32"
     and 0 < key.size * math.prod(shape) < 2**32
