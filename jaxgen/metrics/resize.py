@@ -101,7 +101,7 @@ def _bilinear(positions: np.ndarray, length: int) -> np.ndarray:
 def _bicubic_weights(length: int) -> np.ndarray:
   """`[299, length]` of PIL's bicubic filter, rows summing to 1.
 
-  Keys' kernel with a = -1/2 (Keys 1981, Eq. 15), as wide as an output pixel
+  Keys' kernel with a = -1/2 (Keys 1981), as wide as an output pixel
   when that is more than one input pixel. At the border the weights of pixels
   that do not exist go to the others in proportion.
   """

@@ -17,6 +17,10 @@ from jax.typing import DTypeLike
 
 from jaxgen.types import Array
 
+# Scores must not depend on the device: by default GPUs and TPUs round the
+# factors of float32 products.
+EXACT = jax.lax.Precision.HIGHEST
+
 
 class Taps(NamedTuple):
   """What metrics read from the network, all float32.
@@ -91,6 +95,7 @@ class ConvBN(nn.Module):
       self.padding,
       use_bias=False,
       dtype=self.dtype,
+      precision=EXACT,
       name="conv",
     )(x)
     return nn.relu(BatchNorm(name="bn")(x))
@@ -221,7 +226,7 @@ class Classifier(nn.Module):
       "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features)
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    unbiased = x @ kernel
+    unbiased = jnp.dot(x, kernel, precision=EXACT)
     return unbiased, unbiased + bias[None]
 
 

@@ -299,6 +299,7 @@ def test_safetensors_by_their_suffix(tmp_path):
     read_state(path, "ema")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @FORMATS
 def test_truncated_and_corrupt_files(tmp_path, write):
   path = tmp_path / "x.pt"
