@@ -36,17 +36,19 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     raise ValueError(
       f"{path} is not a whole safetensors file: {error}."
     ) from error
-  return {name: _widen(name, tensor) for name, tensor in state.items()}
+  return {name: _widen(tensor) for name, tensor in state.items()}
 
 
-def write_safetensors(path: str | Path, state: State) -> None:
-  """Writes tensors to a safetensors file, marked as PyTorch's layout."""
+def write_safetensors(
+  path: str | Path, state: State, metadata: Mapping[str, str] | None = None
+) -> None:
+  """Writes tensors to a safetensors file, by default as PyTorch's layout."""
   _import_safetensors()
   from safetensors.numpy import save_file
 
   # save_file reads raw memory, so a transposed view would be written wrong.
   whole = {name: np.ascontiguousarray(x) for name, x in state.items()}
-  save_file(whole, str(path), metadata={"format": "pt"})
+  save_file(whole, str(path), metadata=dict(metadata or {"format": "pt"}))
 
 
 def fill(
@@ -60,11 +62,15 @@ def fill(
     state: the checkpoint.
 
   Raises:
-    ValueError: if a tensor is missing, unused or of the wrong shape.
+    ValueError: if a tensor is missing, unused, of the wrong shape or not of
+      floating point numbers.
   """
   flat = flax.traverse_util.flatten_dict(template)
   names = {path: name_of(path) for path in flat}
   check_names(names.values(), state)
+  for name in names.values():
+    if not jnp.issubdtype(state[name].dtype, jnp.floating):
+      raise ValueError(f"Tensor {name} holds {state[name].dtype}, not floats.")
   leaves = {
     path: to_flax(state[names[path]], len(leaf.shape))
     for path, leaf in flat.items()
@@ -114,10 +120,9 @@ def to_torch(leaf: np.ndarray, ndim: int | None = None) -> np.ndarray:
   return tensor.reshape(tensor.shape + (1,) * ((ndim or 0) - tensor.ndim))
 
 
-def _widen(name: str, tensor: np.ndarray) -> np.ndarray:
-  if not jnp.issubdtype(tensor.dtype, jnp.floating):
-    raise ValueError(f"Tensor {name} holds {tensor.dtype}, not floats.")
-  return np.asarray(tensor, np.float32)
+def _widen(tensor: np.ndarray) -> np.ndarray:
+  floating = jnp.issubdtype(tensor.dtype, jnp.floating)
+  return np.asarray(tensor, np.float32) if floating else tensor
 
 
 def _listing(names: list[str], shown: int = 3) -> str:

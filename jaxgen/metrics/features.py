@@ -7,20 +7,25 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 from jax.tree_util import Partial
 from jax.typing import DTypeLike
 
 from jaxgen.convert import inception as weights
+from jaxgen.convert.state import read_safetensors
 from jaxgen.metrics.resize import RESIZES
 from jaxgen.nn.inception import Inception, Taps
+from jaxgen.nn.small_cnn import SmallCNN, SmallTaps
 from jaxgen.types import Array
+
+SHIPPED = Path(__file__).parent / "weights"
 
 
 class Features(NamedTuple):
   """Features of B images, float32.
 
   Attributes:
-    pool: `[B, D]`, of FID, KID, precision and recall; D = 2048.
+    pool: `[B, D]`, of FID, KID, precision and recall; Inception's D = 2048.
     spatial: `[B, S]`, of sFID; S = 17 * 17 * 7.
     logits: `[B, K]` without the bias, of the Inception Score; K = 1008.
   """
@@ -36,9 +41,10 @@ class Extractor(NamedTuple):
   Attributes:
     name: of the network.
     weights_hash: the first 16 digits of the SHA-256 of its file.
-    resize: a name in `resize.RESIZES`.
-    apply: uint8 images `[B, H, W, C]`, C = 1 or 3 -> `Features`, compiled for
-      each shape. It is a pytree of the weights: it can be an argument of
+    resize: a name in `resize.RESIZES`, or "none".
+    channels: of the images it takes, 1 or 3.
+    apply: uint8 images `[B, H, W, channels]` -> `Features`, compiled for each
+      shape. It is a pytree of the weights: it can be an argument of
       compiled functions, and `jax.device_put` moves it, for example to all
       devices of a mesh.
   """
@@ -46,6 +52,7 @@ class Extractor(NamedTuple):
   name: str
   weights_hash: str
   resize: str
+  channels: int
   apply: Callable[[Array], Features]
 
 
@@ -83,4 +90,40 @@ def inception(
 
   # The weights are an argument: as constants they would be compiled in.
   apply = Partial(jax.jit(extract), params)
-  return Extractor("inception-2015", digest[:16], resize, apply)
+  return Extractor("inception-2015", digest[:16], resize, 3, apply)
+
+
+def small(name: str) -> Extractor:
+  """A small classifier that ships with jaxgen: no download, no FID.
+
+  Args:
+    name: "mnist5k-cnn" or "openmoji32-cnn", trained by `experiments.features`
+      on the data set of that name; its metrics mean nothing elsewhere.
+
+  Raises:
+    ValueError: if there is no such network.
+  """
+  path = SHIPPED / f"{name}.safetensors"
+  if not path.is_file():
+    names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+    raise ValueError(f"Shipped features are {names}, got {name!r}.")
+  params = unflatten_dict(
+    {key: jnp.asarray(x) for key, x in read_safetensors(path).items()}, sep="."
+  )
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  channels = params["conv_0"]["kernel"].shape[2]
+  network = SmallCNN(params["classes"]["kernel"].shape[1])
+
+  def extract(params, images):
+    if images.dtype != jnp.uint8 or images.shape[3:] != (channels,):
+      raise ValueError(
+        f"{name} takes uint8 images [B, H, W, {channels}], got "
+        f"{images.dtype} {images.shape}."
+      )
+    x = images.astype(jnp.float32) / 127.5 - 1
+    taps = SmallTaps(*network.apply({"params": params}, x))
+    spatial = taps.spatial.reshape(len(images), -1)
+    return Features(taps.pool, spatial, taps.logits)
+
+  apply = Partial(jax.jit(extract), params)
+  return Extractor(name, digest[:16], "none", channels, apply)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxgen.nn.inception import EXACT
 from jaxgen.types import Array
 
 WIDTHS = (32, 64, 96, 128)
@@ -44,9 +45,18 @@ class SmallCNN(nn.Module):
     maps = []
     for i, width in enumerate(WIDTHS):
       stride = 2 if i in (1, 2) else 1
-      x = nn.Conv(width, (3, 3), stride, use_bias=False, name=f"conv_{i}")(x)
+      x = nn.Conv(
+        width,
+        (3, 3),
+        stride,
+        use_bias=False,
+        precision=EXACT,
+        name=f"conv_{i}",
+      )(x)
       x = nn.relu(nn.GroupNorm(8, name=f"norm_{i}")(x))
       maps.append(x)
     pool = x.mean((1, 2))
-    logits = nn.Dense(self.classes, use_bias=False, name="classes")(pool)
+    logits = nn.Dense(
+      self.classes, use_bias=False, precision=EXACT, name="classes"
+    )(pool)
     return SmallTaps(pool, maps[2][..., :7], jnp.asarray(logits))
