@@ -43,3 +43,18 @@ def random_images(shape, seed):
   """uint8 images."""
   rng = np.random.RandomState(seed)
   return rng.randint(0, 256, shape).astype(np.uint8)
+
+
+def random_textures(n=(20, 14), size=40):
+  """Two sets of smooth uint8 images `[n, size, size, 3]`, unlike each other."""
+  rng = np.random.RandomState(5)
+  y, x = np.mgrid[:size, :size] / size
+  sets = []
+  for count, frequency in zip(n, (3, 6), strict=True):
+    images = []
+    for _ in range(count):
+      a, b, c = rng.standard_normal((3, 3)) * frequency
+      wave = np.sin(a * x[..., None] * 6 + b * y[..., None] * 6 + c)
+      images.append((127.5 + 127 * wave).astype(np.uint8))
+    sets.append(np.stack(images))
+  return sets

@@ -53,7 +53,7 @@ def _radii(x: np.ndarray, k: int, block: int) -> np.ndarray:
   @jax.jit
   def kth(rows, index):
     squares = _squared_distances(rows, x)
-    itself = jnp.arange(len(x)) == index[:, None]
+    itself = jnp.arange(len(x))[None] == index[:, None]
     squares = jnp.where(itself, jnp.inf, squares)
     return -jax.lax.top_k(-squares, k)[0][:, -1]
 
@@ -72,7 +72,7 @@ def _share_covered(
 
   @jax.jit
   def covered(rows):
-    return (_squared_distances(rows, centers) <= radii).any(1)
+    return (_squared_distances(rows, centers) <= radii[None]).any(1)
 
   parts = [
     covered(x[start : start + block]) for start in range(0, len(x), block)
