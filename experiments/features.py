@@ -23,7 +23,7 @@ from experiments.cli import command_line
 from jaxgen import data, training
 from jaxgen.convert.state import write_safetensors
 from jaxgen.metrics.features import SHIPPED
-from jaxgen.nn.small_cnn import SmallCNN
+from jaxgen.nn.small_cnn import SmallCNN, SmallTaps
 from jaxgen.types import Array, Key, PyTree
 
 
@@ -71,7 +71,7 @@ def train(config: Config) -> tuple[SmallCNN, PyTree]:
 
   def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
     x = shifted(key, batch["image"], config.shift)
-    logits = network.apply({"params": params}, x).logits
+    logits = SmallTaps(*network.apply({"params": params}, x)).logits
     return optax.softmax_cross_entropy_with_integer_labels(
       logits, batch["label"]
     ).mean()
@@ -112,7 +112,9 @@ def accuracy(network: SmallCNN, params: PyTree, config: Config) -> float:
   """The share of the test split that is classified correctly."""
   source = data.load(config.dataset, "test")
   classify = jax.jit(
-    lambda params, x: network.apply({"params": params}, x).logits.argmax(-1)
+    lambda params, x: SmallTaps(
+      *network.apply({"params": params}, x)
+    ).logits.argmax(-1)
   )
   right = []
   for batch in data.eval_batches(source, 100, config.image_size):

@@ -35,6 +35,21 @@ class Row:
   command: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """What a paper concludes from a table: one number is below another.
+
+  Attributes:
+    text: the conclusion.
+    smaller: row and column of the smaller number.
+    larger: of the larger.
+  """
+
+  text: str
+  smaller: tuple[str, str]
+  larger: tuple[str, str]
+
+
 def device() -> str:
   """What the computation ran on."""
   devices = jax.devices()
@@ -59,10 +74,12 @@ class Result:
   Attributes:
     table: such as "DDPM Table 1".
     row: the row's name.
-    ours: measured columns.
+    ours: measured columns, as printed.
+    values: their numbers, for claims; infinite if training diverged.
     config: the experiment's configuration.
     protocol: sample counts, splits and seeds, in words.
-    seconds: the cost of measuring, without training.
+    seconds: the cost of measuring, with training where the script trains.
+    scores: of the samples, each with its own protocol.
     device: where it ran.
     commit: of the code.
   """
@@ -70,9 +87,13 @@ class Result:
   table: str
   row: str
   ours: Mapping[str, str]
+  values: Mapping[str, float]
   config: Mapping[str, object]
   protocol: str
   seconds: float
+  scores: Mapping[str, Mapping[str, object]] = dataclasses.field(
+    default_factory=dict
+  )
   device: str = dataclasses.field(default_factory=device)
   commit: str = dataclasses.field(default_factory=commit)
 
@@ -81,7 +102,8 @@ def save(result: Result, directory: str | Path) -> Path:
   """Writes a result as JSON and returns the file's path."""
   directory = Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  stem = f"{result.table}_{result.row}_{result.config.get('name', '')}"
+  name, seed = result.config.get("name", ""), result.config.get("seed", 0)
+  stem = f"{result.table}_{result.row}_{name}_seed{seed}"
   path = directory / f"{_slug(stem)}.json"
   path.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
   return path
@@ -123,6 +145,34 @@ def table(title: str, rows: Sequence[Row], results: Sequence[Result]) -> str:
   return f"### {title}\n\n{markdown(header, body)}"
 
 
+def claims(title: str, stated: Sequence[Claim], found: Sequence[Result]) -> str:
+  """The claims of a table, each marked as seen or not on our data sets."""
+  lines = []
+  for claim in stated:
+    verdicts = []
+    for dataset in sorted({str(r.config["dataset"]) for r in found}):
+      pairs = [
+        [
+          r.values[column]
+          for r in found
+          if (r.table, r.row, r.config["dataset"]) == (title, row, dataset)
+          and column in r.values
+        ]
+        for row, column in (claim.smaller, claim.larger)
+      ]
+      if all(pairs):
+        verdicts.append(f"{dataset}: {_verdict(*pairs)}")
+    lines.append(f"- {claim.text}: {'; '.join(verdicts) or NOT_RUN}")
+  return "The paper's claims:\n\n" + "\n".join(lines) + "\n"
+
+
+def _verdict(smaller: Sequence[float], larger: Sequence[float]) -> str:
+  """Whether each of the smaller is below each of the larger."""
+  shown = [", ".join(f"{x:.4g}" for x in xs) for xs in (smaller, larger)]
+  word = "seen" if max(smaller) < min(larger) else "not seen"
+  return f"**{word}** ({shown[0]} against {shown[1]})"
+
+
 def main() -> None:
   """Regenerates experiments/README.md."""
   from experiments.ddpm import table1, table2
@@ -134,6 +184,7 @@ def main() -> None:
   parts = [HEADER]
   for module in (table1, table2):
     parts.append(table(module.TITLE, module.ROWS, results))
+    parts.append(claims(module.TITLE, module.CLAIMS, results))
   path = Path(__file__).parent / "README.md"
   path.write_text("\n".join(parts))
   print(path)

@@ -5,23 +5,30 @@
 Prints the paper's two rows of its own models with ours beside them, and saves
 JSON, Markdown and a sample grid. The row of the bound is trained by
 `python -m experiments.ddpm.train cifar10 --loss bound --workdir
-runs/cifar10_bound`. The bound needs T network calls per image:
+runs/cifar10_bound`. The bound and the samples need T network calls per image:
 10,000 CIFAR-10 images take hours on a CPU, minutes on a GPU. Inception score
-and FID are columns of the paper that this script does not compute yet.
+and FID are those of `experiments.evaluate`; the paper takes 50,000 samples.
 """
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import tyro
 
 from experiments import results
 from experiments.cli import command_line
 from experiments.ddpm import model
 from experiments.ddpm.evaluate import bits_per_dim
-from experiments.ddpm.sample import Sampling, make_draw
+from experiments.ddpm.sample import Sampling
+from experiments.evaluate import (
+  DEFAULT_SCORING,
+  Scoring,
+  cell,
+  score_checkpoint,
+)
 from experiments.plots import save_grid
-from experiments.results import Row
-from experiments.sampling import generate
+from experiments.results import Claim, Row
 
 TITLE = "DDPM Table 1"
 _COMMAND = "python -m experiments.ddpm.table1 --weights runs/"
@@ -42,50 +49,77 @@ ROWS = (
     _COMMAND + "cifar10",
   ),
 )
+CLAIMS = (
+  Claim(
+    "the simple objective gives the better samples (FID)",
+    smaller=("L_simple", "FID"),
+    larger=("L, fixed isotropic", "FID"),
+  ),
+  Claim(
+    "the bound gives the better likelihood",
+    smaller=("L, fixed isotropic", "NLL test"),
+    larger=("L_simple", "NLL test"),
+  ),
+)
 
 
 def main(
   weights: str,
+  scoring: tyro.conf.OmitArgPrefixes[Scoring] = DEFAULT_SCORING,
   n: int = 1000,
-  batch_size: int = 64,
+  num_samples: int = 1000,
+  sampling_batch: int = 64,
   seed: int = 0,
-  num_samples: int = 64,
   out: str = "runs/table1",
 ) -> None:
   """Measures one checkpoint.
 
   Args:
     weights: a workdir, or published weights.
+    scoring: the protocol of Inception score and FID.
     n: images of each split for the bound; the paper takes all 10,000.
-    batch_size: images at a time.
+    num_samples: samples for Inception score and FID.
+    sampling_batch: images drawn at a time.
     seed: of the noise.
-    num_samples: images of the sample grid.
     out: directory for the results.
   """
   timer = results.Timer()
   config, unet, params = model.load(weights)
   row = ROWS[config.loss == "simple"]
-  ours = {}
+  ours, values = {}, {}
   for column, split in (
     ("NLL test", config.test_split),
     ("train", config.split),
   ):
-    mean, error = bits_per_dim(config, unet, params, split, n, seed, batch_size)
+    mean, error = bits_per_dim(
+      config, unet, params, split, n, seed, sampling_batch
+    )
     ours[column] = f"≤ {mean:.3f} ± {error:.3f}"
-  draw = make_draw(config, unet, Sampling(steps=config.T))
-  images = generate(draw, params, num_samples, seed, batch_size)
+    values[column] = mean
+  directory = Path(out) / row.name / "images"
+  how = Sampling(steps=config.T)
+  found, images = score_checkpoint(
+    weights, how, scoring, num_samples, directory, seed, sampling_batch
+  )
+  for column in ("IS", "FID"):
+    ours[column] = cell(found[column])
+    values[column] = found[column].value
   result = results.Result(
     TITLE,
     row.name,
     ours,
+    values,
     dataclasses.asdict(config),
-    f"first {n} images of {config.test_split} and {config.split}, seed {seed}",
+    f"bound: first {n} images of {config.test_split} and {config.split}; "
+    f"{num_samples} samples, features {found['FID'].protocol.features}; "
+    f"seed {seed}",
     timer.seconds(),
+    {name: dataclasses.asdict(score) for name, score in found.items()},
   )
   path = results.save(result, out)
   text = results.table(TITLE, ROWS, [result])
   path.with_suffix(".md").write_text(text)
-  save_grid(path.with_suffix(".png"), images, columns=8)
+  save_grid(path.with_suffix(".png"), np.stack(images[:64]), columns=8)
   print(text)
   print(f"saved: {path}")
 

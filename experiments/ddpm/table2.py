@@ -4,12 +4,12 @@
   python -m experiments.ddpm.table2 mnist5k --workdir runs/table2-mnist5k
 
 Trains the six models one after another (each continues where it was stopped)
-and prints the bound of each in bits per dimension, with the paper's Inception
-score and FID beside it; those columns this script does not compute yet. The
+and prints Inception score, FID and the bound of each in bits per dimension. The
 paper's rows "–" were unstable to train: a run that diverges is reported so.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,15 @@ from experiments.ddpm import config as configs
 from experiments.ddpm import model
 from experiments.ddpm.config import Config
 from experiments.ddpm.evaluate import bits_per_dim
+from experiments.ddpm.sample import Sampling
 from experiments.ddpm.train import train
-from experiments.results import Row
+from experiments.evaluate import (
+  DEFAULT_SCORING,
+  Scoring,
+  cell,
+  score_checkpoint,
+)
+from experiments.results import Claim, Row
 
 TITLE = "DDPM Table 2"
 _COMMAND = "python -m experiments.ddpm.table2 cifar10"
@@ -48,40 +55,107 @@ _MODELS: tuple[Any, ...] = tuple(
     ("simple", None),
   )
 )
+CLAIMS = (
+  Claim(
+    "a fixed variance gives better samples than a learned one (FID)",
+    smaller=("mean: L, fixed isotropic", "FID"),
+    larger=("mean: L, learned diagonal", "FID"),
+  ),
+  Claim(
+    "predicting the mean works with the bound, not with the simple loss (FID)",
+    smaller=("mean: L, fixed isotropic", "FID"),
+    larger=("mean: simple", "FID"),
+  ),
+  Claim(
+    "predicting eps with the simple loss is much better than with the bound "
+    "(FID)",
+    smaller=("eps: simple", "FID"),
+    larger=("eps: L, fixed isotropic", "FID"),
+  ),
+)
 
 
-def measure(config: Config, row: Row, n: int) -> results.Result:
-  """Trains one row's model and bounds its likelihood."""
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """How much is measured.
+
+  Attributes:
+    bound_images: images of the test split for the bound.
+    samples: for Inception score and FID.
+    sampling_batch: images drawn at a time.
+  """
+
+  bound_images: int = 1000
+  samples: int = 1000
+  sampling_batch: int = 64
+
+
+def measure(
+  config: Config, row: Row, scoring: Scoring, sizes: Sizes
+) -> results.Result:
+  """Trains one row's model, bounds its likelihood and scores its samples."""
   timer = results.Timer()
   protocol = f"{config.steps} steps, seed {config.seed}"
   try:
     workdir = train(config)
   except FloatingPointError as diverged:
-    ours = {"NLL test": "diverged"}
+    ours, values, scores = {"NLL test": "diverged"}, {"FID": math.inf}, {}
     protocol += f"; {diverged}"
   else:
     config, unet, params = model.load(str(workdir))
-    mean, error = bits_per_dim(config, unet, params, config.test_split, n)
-    ours = {"NLL test": f"≤ {mean:.3f} ± {error:.3f}"}
-    protocol += f", first {n} images of {config.test_split}"
+    mean, error = bits_per_dim(
+      config, unet, params, config.test_split, sizes.bound_images
+    )
+    found, _ = score_checkpoint(
+      str(workdir),
+      Sampling(steps=config.T),
+      scoring,
+      sizes.samples,
+      workdir / "images",
+      batch_size=sizes.sampling_batch,
+    )
+    ours = {
+      "IS": cell(found["IS"]),
+      "FID": cell(found["FID"]),
+      "NLL test": f"≤ {mean:.3f} ± {error:.3f}",
+    }
+    values = {name: found[name].value for name in ("IS", "FID")}
+    values["NLL test"] = mean
+    scores = {name: dataclasses.asdict(s) for name, s in found.items()}
+    protocol += (
+      f"; bound: first {sizes.bound_images} images of {config.test_split}; "
+      f"{sizes.samples} samples, features {found['FID'].protocol.features}"
+    )
   return results.Result(
     TITLE,
     row.name,
     ours,
+    values,
     dataclasses.asdict(config),
     protocol,
     timer.seconds(),
+    scores,
   )
 
 
-def main(config: Config, n: int = 1000, rows: Sequence[Row] = ROWS) -> None:
-  """Trains and measures the table's models.
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """What is trained and measured.
 
-  Args:
+  Attributes:
     config: the experiment whose target, loss and variance are varied.
-    n: images of the test split for the bound.
-    rows: which; all six by default.
+    scoring: the protocol of Inception score and FID.
+    sizes: how much is measured.
   """
+
+  config: tyro.conf.OmitArgPrefixes[Config]
+  scoring: tyro.conf.OmitArgPrefixes[Scoring] = DEFAULT_SCORING
+  sizes: tyro.conf.OmitArgPrefixes[Sizes] = Sizes()
+
+
+def main(what: Table, rows: Sequence[Row] = ROWS) -> None:
+  """Trains and measures the table's models, all six by default."""
+  config = what.config
   root = Path(config.workdir or f"runs/{config.name}-table2")
   measured = []
   for row in rows:
@@ -94,13 +168,16 @@ def main(config: Config, n: int = 1000, rows: Sequence[Row] = ROWS) -> None:
       workdir=str(root / f"{target}-{loss}-{variance or 'fixed'}"),
     )
     print(row.name)
-    measured.append(measure(variant, row, n))
+    measured.append(measure(variant, row, what.scoring, what.sizes))
     results.save(measured[-1], root)
   text = results.table(TITLE, ROWS, measured)
+  text += results.claims(TITLE, CLAIMS, measured)
   (root / "table2.md").write_text(text)
   print(text)
 
 
 if __name__ == "__main__":
-  named = {name: (name, config) for name, config in configs.CONFIGS.items()}
+  named = {
+    name: (name, Table(config)) for name, config in configs.CONFIGS.items()
+  }
   command_line(lambda: main(tyro.extras.overridable_config_cli(named)))

@@ -92,6 +92,20 @@ def write_images(path: str | Path, images: np.ndarray) -> None:
   write_arrays(path, {"arr_0": images})
 
 
+def read_images(path: str | Path) -> np.ndarray:
+  """The uint8 images `[N, H, W, C]` of an .npz of ADM's.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged or holds no images.
+  """
+  with _open(path) as arrays:
+    images = arrays.get("arr_0")
+  if images is None or images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(f"{path} has no uint8 images [N, H, W, C] as its arr_0")
+  return images
+
+
 def open_images(path: str | Path, channels: int = 3) -> Sequence[np.ndarray]:
   """The images of a folder of PNG files, by name, or of an .npz of ADM's.
 
@@ -111,17 +125,14 @@ def open_images(path: str | Path, channels: int = 3) -> Sequence[np.ndarray]:
   path = Path(path)
   if path.is_dir():
     return _PngFiles(path, channels)
-  with _open(path) as arrays:
-    images = arrays.get("arr_0")
-  if images is None or images.dtype != np.uint8 or images.ndim != 4:
-    raise ValueError(f"{path} has no uint8 images [N, H, W, C] as its arr_0")
+  images = read_images(path)
   if images.shape[-1] != channels:
     if images.shape[-1] != 1:
       raise ValueError(
         f"{path} has images of {images.shape[-1]} channels, wanted {channels}"
       )
     images = np.broadcast_to(images, (*images.shape[:-1], channels))
-  return images
+  return list(images)
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxgen.types import Array
+
 SPLITS = 10
 
 
@@ -29,7 +31,7 @@ def no_classes(classes: int, splits: int = SPLITS) -> ClassSums:
 
 
 def add_logits(
-  sums: ClassSums, logits: np.ndarray, first: int, total: int
+  sums: ClassSums, logits: Array | np.ndarray, first: int, total: int
 ) -> ClassSums:
   """The sums with images number `first`, `first` + 1, ... added.
 

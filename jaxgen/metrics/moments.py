@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxgen.types import Array
+
 
 class Gaussian(NamedTuple):
   """The normal distribution that a set of features is taken for.
@@ -43,7 +45,7 @@ class Moments(NamedTuple):
     return Gaussian(self.mean, self.scatter / (self.n - 1))
 
 
-def moments_of(features: np.ndarray) -> Moments:
+def moments_of(features: Array | np.ndarray) -> Moments:
   """Moments of a batch `[n, D]`.
 
   Raises:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 
 from jaxgen import training
@@ -82,14 +83,15 @@ def collect(
   classes: ClassSums | None = None
   count = 0
   for images, features in _features(extractor, batches):
-    digest.update(str(images.shape[1:]).encode() + images.tobytes())
+    for image in images:
+      digest.update(str(image.shape).encode() + image.tobytes())
     if count + len(images) > total:
       raise ValueError(f"{source} has more images than the {total} announced")
     pool = [merge([*pool, moments_of(features.pool)])]
     spatial = [merge([*spatial, moments_of(features.spatial)])]
     classes = classes or no_classes(features.logits.shape[1])
     classes = add_logits(classes, features.logits, count, total)
-    kept.append(features.pool[: max(keep - count, 0)])
+    kept.append(np.asarray(features.pool[: max(keep - count, 0)]))
     count += len(images)
   if count < total:
     raise ValueError(f"{source} has {count} images, fewer than {total}")
@@ -133,5 +135,5 @@ def _features(
     size = size or -(-len(images) // mesh.size) * mesh.size
     rows = np.minimum(np.arange(max(size, len(images))), len(images) - 1)
     batch = training.shard_batch(mesh, {"image": images[rows]})["image"]
-    features = apply(batch)
-    yield images, Features(*(np.asarray(x)[: len(images)] for x in features))
+    features = jax.device_get(apply(batch))
+    yield images, Features(*(x[: len(images)] for x in features))

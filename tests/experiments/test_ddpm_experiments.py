@@ -19,6 +19,7 @@ from experiments.ddpm.sample import Sampling, make_draw
 from experiments.ddpm.train import train
 from experiments.sampling import generate
 from jaxgen.convert import ddpm as published
+from jaxgen.metrics.protocol import from_dict
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,14 +115,16 @@ def test_sampling_published_weights(tmp_path):
 
 
 def test_table_1(workdir, tmp_path, capsys):
-  table1.main(str(workdir), n=8, batch_size=8, num_samples=8, out=str(tmp_path))
-  printed = capsys.readouterr().out
-  assert (
-    "| L_simple | 9.46 ± 0.11 | 3.17 | ≤ 3.75 | 3.72 | not run |" in printed
+  table1.main(
+    str(workdir), n=8, num_samples=16, sampling_batch=8, out=str(tmp_path)
   )
+  printed = capsys.readouterr().out
+  assert "| L_simple | 9.46 ± 0.11 | 3.17 | ≤ 3.75 | 3.72 |" in printed
   (path,) = tmp_path.glob("*.json")
   result = results.Result(**json.loads(path.read_text()))
   assert result.ours["NLL test"].startswith("≤ ")
+  assert result.ours["FID"].endswith(" (mnist5k-cnn)")
+  assert from_dict(result.scores["FID"]).protocol.n == 16
   assert path.with_suffix(".png").exists()
 
 
@@ -130,7 +133,9 @@ def test_table_2(tmp_path, capsys):
   config = dataclasses.replace(
     CONFIGS["mnist5k"], workdir=str(tmp_path), smoke=True
   )
-  table2.main(config, n=8, rows=(table2.ROWS[0], table2.ROWS[-1]))
+  sizes = table2.Sizes(bound_images=8, samples=16, sampling_batch=8)
+  table = table2.Table(config, sizes=sizes)
+  table2.main(table, rows=(table2.ROWS[0], table2.ROWS[-1]))
   assert len(list(tmp_path.glob("*.json"))) == 2
   assert "eps: simple | 9.46 ± 0.11 | 3.17" in capsys.readouterr().out
 

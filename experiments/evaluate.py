@@ -1,0 +1,282 @@
+"""Scores generated images against real ones: FID, sFID, IS, KID, ...
+
+  python -m experiments.evaluate --weights runs/mnist5k --n 1000
+  python -m experiments.evaluate --images samples.npz --reference cifar10:train
+
+Of a checkpoint it draws n images, over all devices, into OUT/images; started
+again, it continues where it was stopped. Scores go to OUT/scores.json and
+scores.md, with the protocol they hold under, the first images to OUT/grid.png.
+
+Features are FID's Inception-v3 (its weights are downloaded once) unless the
+data set has a small network that ships with jaxgen: `mnist5k` and `openmoji`
+need no download. `--features inception` insists.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.progress import track
+
+from experiments import results
+from experiments.cli import command_line
+from experiments.ddpm import model
+from experiments.ddpm.sample import Sampling, make_draw
+from experiments.plots import save_grid
+from experiments.sampling import generate_shards
+from jaxgen import data
+from jaxgen.data import center_crop_resize
+from jaxgen.metrics import features, files
+from jaxgen.metrics.features import Extractor
+from jaxgen.metrics.protocol import Score
+from jaxgen.metrics.scores import INCEPTION, scores
+from jaxgen.metrics.statistics import Statistics, batches_of, collect
+from jaxgen.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+  """How images are scored: the protocol.
+
+  Attributes:
+    features: "inception", a network that ships with jaxgen such as
+      "mnist5k-cnn", or "auto": the shipped one of the data set, if any.
+    inception_weights: the Inception's file, if not the downloaded one.
+    resize: to Inception's size: "pytorch-fid", "tf1" or "clean".
+    truncate: round to 8 bits by truncation, as score-SDE and ADM do.
+    reference: NAME:SPLIT of a TFDS data set, a folder of PNGs, an .npz of
+      images, or an .npz of statistics (jaxgen's, pytorch-fid's, ADM's); by
+      default the split that the checkpoint was trained on.
+    feature_batch: images at a time in the feature network.
+  """
+
+  features: str = "auto"
+  inception_weights: str = ""
+  resize: Literal["pytorch-fid", "tf1", "clean"] = "pytorch-fid"
+  truncate: bool = False
+  reference: str = ""
+  feature_batch: int = 64
+
+
+DEFAULT_SAMPLING = Sampling()
+DEFAULT_SCORING = Scoring()
+
+
+def make_extractor(scoring: Scoring, dataset: str = "") -> Extractor:
+  """The feature network that a protocol names."""
+  name = scoring.features
+  if name == "auto":
+    own = f"{dataset.replace('/', '')}-cnn"
+    shipped = (features.SHIPPED / f"{own}.safetensors").is_file()
+    name = own if shipped else "inception"
+  if name == "inception":
+    return features.inception(scoring.inception_weights or None, scoring.resize)
+  return features.small(name)
+
+
+def reference_statistics(
+  scoring: Scoring,
+  extractor: Extractor,
+  image_size: int | None = None,
+  data_dir: str = "",
+) -> Statistics:
+  """Statistics of the reference that a protocol names.
+
+  Args:
+    scoring: the protocol.
+    extractor: of the features.
+    image_size: of a TFDS data set, which is cropped and resized to it as for
+      training; its own size if None.
+    data_dir: of TFDS.
+
+  Raises:
+    ValueError: no reference is named, or it does not fit.
+  """
+  name = scoring.reference
+  path = Path(name)
+  if not name:
+    raise ValueError(
+      "images need a reference: NAME:SPLIT of a data set, a folder of PNGs or "
+      "an .npz"
+    )
+  if path.suffix == ".npz":
+    with np.load(path, allow_pickle=False) as arrays:
+      holds_statistics = "mu" in arrays.files
+    if holds_statistics:
+      return files.read_statistics(path)
+  if path.exists():
+    images = files.open_images(path, extractor.channels)
+    return image_statistics(images, name, extractor, scoring.feature_batch)
+  dataset, colon, split = name.rpartition(":")
+  if not colon:
+    raise FileNotFoundError(
+      f"there is no file {name}; a data set is named NAME:SPLIT"
+    )
+  source = _Cropped(data.load(dataset, split, data_dir or None), image_size)
+  return image_statistics(source, name, extractor, scoring.feature_batch)
+
+
+def image_statistics(
+  images: Sequence[np.ndarray],
+  source: str,
+  extractor: Extractor,
+  batch_size: int = 64,
+) -> Statistics:
+  """Statistics of a sequence of images, with a progress bar."""
+  batches = track(
+    batches_of(images, batch_size),
+    f"features of {source}",
+    total=-(-len(images) // batch_size),
+    transient=True,
+  )
+  return collect(extractor, batches, len(images), source)
+
+
+class _Cropped(Sequence):
+  """The images of a data set as they are trained on."""
+
+  def __init__(self, source: data.Source, size: int | None) -> None:
+    self._source, self._size = source, size
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index):
+    image = self._source[index]["image"]
+    return center_crop_resize(image, self._size) if self._size else image
+
+
+def score_checkpoint(
+  weights: str,
+  how: Sampling,
+  scoring: Scoring,
+  n: int,
+  directory: Path,
+  seed: int = 0,
+  batch_size: int = 64,
+) -> tuple[dict[str, Score], list[np.ndarray]]:
+  """Scores of n images of a checkpoint, and the images."""
+  config, unet, params = model.load(weights)
+  scoring = dataclasses.replace(
+    scoring, reference=scoring.reference or f"{config.dataset}:{config.split}"
+  )
+  extractor = make_extractor(scoring, config.dataset)
+  if extractor.channels not in (config.image_channels, 3):
+    raise ValueError(
+      f"{extractor.name} takes images of {extractor.channels} channel, those "
+      f"of {weights} have {config.image_channels}"
+    )
+  identity = {
+    "weights": params_digest(params),
+    "sampling": dataclasses.asdict(how),
+    "image_size": config.image_size,
+  }
+  draw = make_draw(config, unet, how)
+  images = generate_shards(
+    draw, params, n, directory, identity, seed, batch_size, scoring.truncate
+  )
+  reference = reference_statistics(
+    scoring, extractor, config.image_size, config.data_dir
+  )
+  generated = image_statistics(
+    images, "samples", extractor, scoring.feature_batch
+  )
+  rounding = "truncate" if scoring.truncate else "round"
+  # Image i's key is fold_in(key(seed), i).
+  seeds = f"({seed}, 0) to ({seed}, {n - 1})"
+  return scores(generated, reference, rounding, seeds), images
+
+
+def params_digest(params: PyTree) -> str:
+  """16 digits that tell these parameters from others."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(params):
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def cell(score: Score) -> str:
+  """A score in a table: with its network unless that is FID's own."""
+  network = score.protocol.features
+  return str(score) if network == INCEPTION else f"{score} ({network})"
+
+
+def report(found: dict[str, Score]) -> str:
+  """Scores and their protocol as Markdown."""
+  rows = [
+    (s.metric, str(s), s.protocol.reference or "–", s.protocol.setting or "–")
+    for s in found.values()
+  ]
+  first = next(iter(found.values()))
+  p = first.protocol
+  table = results.markdown(("metric", "value", "reference", "setting"), rows)
+  return (
+    f"{table}\n{p.n} images, seeds {first.seeds or 'unknown'}; features "
+    f"{p.features} ({p.weights}), resize {p.resize}, rounding {p.rounding}; "
+    f"{results.device()}, commit {results.commit()}\n"
+  )
+
+
+def main(
+  weights: str = "",
+  images: str = "",
+  how: tyro.conf.OmitArgPrefixes[Sampling] = DEFAULT_SAMPLING,
+  scoring: tyro.conf.OmitArgPrefixes[Scoring] = DEFAULT_SCORING,
+  n: int = 1000,
+  seed: int = 0,
+  sampling_batch: int = 64,
+  out: str = "runs/evaluate",
+) -> None:
+  """Scores a checkpoint or a set of images.
+
+  Args:
+    weights: a workdir, or published weights.
+    images: instead: a folder of PNGs, or an .npz of images.
+    how: the sampler of a checkpoint.
+    scoring: the protocol.
+    n: images to draw of a checkpoint; the papers take 50,000.
+    seed: of a checkpoint's images.
+    sampling_batch: images drawn at a time.
+    out: directory for images and scores.
+  """
+  if bool(weights) == bool(images):
+    raise ValueError("evaluate takes either --weights or --images")
+  timer = results.Timer()
+  directory = Path(out)
+  shown: Sequence[np.ndarray]
+  if weights:
+    found, shown = score_checkpoint(
+      weights, how, scoring, n, directory / "images", seed, sampling_batch
+    )
+  else:
+    extractor = make_extractor(scoring, scoring.reference.rpartition(":")[0])
+    shown = files.open_images(images, extractor.channels)
+    generated = image_statistics(
+      shown, images, extractor, scoring.feature_batch
+    )
+    found = scores(generated, reference_statistics(scoring, extractor))
+  directory.mkdir(parents=True, exist_ok=True)
+  content = {
+    "scores": {k: dataclasses.asdict(s) for k, s in found.items()},
+    "seconds": timer.seconds(),
+    "device": results.device(),
+    "commit": results.commit(),
+  }
+  (directory / "scores.json").write_text(json.dumps(content, indent=2) + "\n")
+  text = report(found)
+  (directory / "scores.md").write_text(text)
+  count = min(64, len(shown))
+  grid = np.stack([shown[i] for i in range(count)])
+  save_grid(directory / "grid.png", grid, columns=8)
+  print(text)
+  print(f"saved: {directory / 'scores.json'}")
+
+
+if __name__ == "__main__":
+  command_line(lambda: tyro.cli(main))
