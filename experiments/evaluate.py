@@ -15,6 +15,7 @@ need no download. `--features inception` insists.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -113,13 +114,22 @@ def reference_statistics(
   if path.exists():
     images = files.open_images(path, extractor.channels)
     return image_statistics(images, name, extractor, scoring.feature_batch)
-  dataset, colon, split = name.rpartition(":")
-  if not colon:
+  dataset, split = dataset_and_split(name)
+  if not split:
     raise FileNotFoundError(
       f"there is no file {name}; a data set is named NAME:SPLIT"
     )
   source = _Cropped(data.load(dataset, split, data_dir or None), image_size)
   return image_statistics(source, name, extractor, scoring.feature_batch)
+
+
+def dataset_and_split(reference: str) -> tuple[str, str]:
+  """The two parts of "cifar10:test[:100]"; empty if it is something else.
+
+  TFDS's names may hold a version, "cifar10:3.0.2:test".
+  """
+  match = re.fullmatch(r"([\w/.-]+(?::\d[\d.]*)?):(.+)", reference)
+  return (match[1], match[2]) if match else ("", "")
 
 
 def image_statistics(
@@ -255,7 +265,7 @@ def main(
       weights, how, scoring, n, directory / "images", seed, sampling_batch
     )
   else:
-    extractor = make_extractor(scoring, scoring.reference.rpartition(":")[0])
+    extractor = make_extractor(scoring, dataset_and_split(scoring.reference)[0])
     shown = files.open_images(images, extractor.channels)
     generated = image_statistics(
       shown, images, extractor, scoring.feature_batch

@@ -16,6 +16,7 @@ from experiments.cli import command_line
 from experiments.evaluate import (
   DEFAULT_SCORING,
   Scoring,
+  dataset_and_split,
   make_extractor,
   reference_statistics,
 )
@@ -39,7 +40,7 @@ def main(
     data_dir: where TFDS keeps data sets.
   """
   scoring = dataclasses.replace(scoring, reference=images)
-  extractor = make_extractor(scoring, images.rpartition(":")[0])
+  extractor = make_extractor(scoring, dataset_and_split(images)[0])
   found = reference_statistics(scoring, extractor, image_size, data_dir)
   files.write_statistics(out, found)
   print(f"{found.name}, features of {extractor.name}: {out}")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import results
+from experiments import evaluate, results
 from experiments.ddpm import figures, model, sample, table1, table2
 from experiments.ddpm.config import CONFIGS, Config
 from experiments.ddpm.sample import Sampling, make_draw
@@ -126,6 +126,23 @@ def test_table_1(workdir, tmp_path, capsys):
   assert result.ours["FID"].endswith(" (mnist5k-cnn)")
   assert from_dict(result.scores["FID"]).protocol.n == 16
   assert path.with_suffix(".png").exists()
+
+
+def test_a_checkpoint_is_scored(workdir, tmp_path):
+  evaluate.main(
+    weights=str(workdir),
+    how=Sampling("ddim", 2),
+    scoring=evaluate.Scoring(reference="mnist5k:test[:20]", truncate=True),
+    n=12,
+    sampling_batch=8,
+    out=str(tmp_path),
+  )
+  content = json.loads((tmp_path / "scores.json").read_text())
+  fid = from_dict(content["scores"]["FID"])
+  assert fid.protocol.rounding == "truncate"
+  assert fid.seeds == "(0, 0) to (0, 11)"
+  names = {path.name for path in (tmp_path / "images").iterdir()}
+  assert names == {"run.json", "images-000000.npz", "images-000008.npz"}
 
 
 def test_table_2(tmp_path, capsys):
