@@ -9,7 +9,7 @@ class Case(NamedTuple):
   """One comparison.
 
   Attributes:
-    kind: forward, train, ddim or ancestral.
+    kind: forward, train, ddim, ancestral or inception.
     batch: images at a time.
     steps: of a sampler.
     trivial: sample with the network eps = x / 10 in place of the U-Net, which
@@ -44,6 +44,7 @@ CASES = {
   "1000 DDIM steps, trivial network, 8 images": Case(
     "ddim", 8, 1000, trivial=True
   ),
+  "FID features, 8 images of 299x299": Case("inception", 8, size=299),
 }
 
 

@@ -1,4 +1,4 @@
-"""DDPM's U-Net, training and sampling against diffusers on PyTorch.
+"""DDPM's U-Net, training, sampling and FID's features against PyTorch.
 
   python -m benchmarks.ddpm            # all cores to each side, in turn
   python -m benchmarks.ddpm --quick    # a minute, numbers without meaning
@@ -152,7 +152,7 @@ def table(report: dict[str, Any]) -> str:
     f"{report['machine']}; {first['about']['jaxgen']}; "
     f"{first['about']['diffusers']}." + (" QUICK" if report["quick"] else ""),
     "",
-    "| case | diffusers | jaxgen | ratio | pairs | first call | busy |",
+    "| case | PyTorch | jaxgen | ratio | pairs | first call | busy |",
     "|---|---|---|---|---|---|---|",
     *(row(name, result) for name, result in report["results"].items()),
   ]

@@ -9,6 +9,7 @@ import jaxlib
 from benchmarks.cases import CLIP_NORM, EMA_DECAY, LR, Case
 from jaxgen import diffusion, training
 from jaxgen.nn.ddpm_unet import UNet
+from jaxgen.nn.inception import Inception
 
 
 def about() -> str:
@@ -25,6 +26,11 @@ def prepare(case: Case) -> Callable[[], None]:
   key = jax.random.key(0)
   shape = (case.batch, case.size, case.size, case.channels)
   x = training.shard_batch(mesh, jax.random.normal(key, shape))
+  if case.kind == "inception":
+    network = Inception()
+    params = jax.jit(network.init)(key, x[:1])["params"]
+    features = jax.jit(lambda p, x: network.apply({"params": p}, x)[0])
+    return _timed(features, params, jnp.clip(x, -1, 1))
   process = diffusion.DiscreteProcess.from_betas(diffusion.linear_betas())
   if case.trivial:
     return _sample(case, process, lambda params, x, t: 0.1 * x, {}, x)

@@ -1,4 +1,8 @@
-"""The peer: diffusers' UNet2DModel and schedulers in eager PyTorch."""
+"""The peer, in eager PyTorch.
+
+diffusers' UNet2DModel and schedulers, and pytorch-fid's Inception, which needs
+`pip install pytorch-fid` and a torchvision that fits torch.
+"""
 
 import os
 from collections.abc import Callable
@@ -26,6 +30,7 @@ def prepare(case: Case) -> Callable[[], None]:
     "train": _train,
     "ddim": _sample,
     "ancestral": _sample,
+    "inception": _inception,
   }
   return prepare_kind[case.kind](case, _noise(case))
 
@@ -98,5 +103,26 @@ def _sample(case: Case, x: torch.Tensor) -> Callable[[], None]:
     y = x
     for t in scheduler.timesteps:
       y = scheduler.step(network(y, t), t, y).prev_sample
+
+  return run
+
+
+def _inception(case: Case, x: torch.Tensor) -> Callable[[], None]:
+  from pytorch_fid import inception
+
+  nets, build = [], inception._inception_v3
+  # Random weights in place of a download: the speed is the same.
+  inception._inception_v3 = lambda *args, **kwargs: (
+    nets.append(build(*args, **kwargs)) or nets[-1]
+  )
+  inception.load_state_dict_from_url = lambda *args, **kwargs: nets[
+    -1
+  ].state_dict()
+  network = inception.InceptionV3(normalize_input=False).eval()
+  x = x.clamp(-1, 1)
+
+  @torch.no_grad()
+  def run():
+    network(x)
 
   return run

@@ -108,6 +108,7 @@ for name in {HEAVY!r}:
   sys.modules[name] = None
 import jaxgen, jaxgen.diffusion, jaxgen.training, jaxgen.data
 import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
+import jaxgen.metrics, jaxgen.convert.torch_files
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

@@ -49,6 +49,7 @@ ROWS = (
     _COMMAND + "cifar10",
   ),
 )
+NOTE = ""
 CLAIMS = (
   Claim(
     "the simple objective gives the better samples (FID)",

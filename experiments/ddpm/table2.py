@@ -55,6 +55,7 @@ _MODELS: tuple[Any, ...] = tuple(
     ("simple", None),
   )
 )
+NOTE = ""
 CLAIMS = (
   Claim(
     "a fixed variance gives better samples than a learned one (FID)",
