@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -28,11 +28,14 @@ from rich.progress import track
 from experiments import results
 from experiments.cli import command_line
 from experiments.ddpm import model
+from experiments.ddpm.config import Config
+from experiments.ddpm.model import Weights
 from experiments.ddpm.sample import Sampling, make_draw
 from experiments.plots import save_grid
 from experiments.sampling import generate_shards
 from jaxgen import data
 from jaxgen.data import center_crop_resize
+from jaxgen.data.batches import Crop
 from jaxgen.metrics import features, files
 from jaxgen.metrics.features import Extractor
 from jaxgen.metrics.protocol import Score
@@ -86,6 +89,7 @@ def reference_statistics(
   extractor: Extractor,
   image_size: int | None = None,
   data_dir: str = "",
+  crop: Crop = center_crop_resize,
 ) -> Statistics:
   """Statistics of the reference that a protocol names.
 
@@ -95,6 +99,7 @@ def reference_statistics(
     image_size: of a TFDS data set, which is cropped and resized to it as for
       training; its own size if None.
     data_dir: of TFDS.
+    crop: of a TFDS data set.
 
   Raises:
     ValueError: no reference is named, or it does not fit.
@@ -119,7 +124,9 @@ def reference_statistics(
     raise FileNotFoundError(
       f"there is no file {name}; a data set is named NAME:SPLIT"
     )
-  source = _Cropped(data.load(dataset, split, data_dir or None), image_size)
+  source = _Cropped(
+    data.load(dataset, split, data_dir or None), image_size, crop
+  )
   return image_statistics(source, name, extractor, scoring.feature_batch)
 
 
@@ -151,37 +158,73 @@ def image_statistics(
 class _Cropped(Sequence):
   """The images of a data set as they are trained on."""
 
-  def __init__(self, source: data.Source, size: int | None) -> None:
-    self._source, self._size = source, size
+  def __init__(self, source: data.Source, size: int | None, crop: Crop) -> None:
+    self._source, self._size, self._crop = source, size, crop
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index):
     image = self._source[index]["image"]
-    return center_crop_resize(image, self._size) if self._size else image
+    return self._crop(image, self._size) if self._size else image
 
 
-def score_checkpoint(
-  weights: str,
+class Yardstick(NamedTuple):
+  """What samples are held against.
+
+  Attributes:
+    extractor: of the features.
+    reference: statistics of the real images.
+    scoring: the protocol.
+  """
+
+  extractor: Extractor
+  reference: Statistics
+  scoring: Scoring
+
+
+def make_yardstick(config: Config, scoring: Scoring) -> Yardstick:
+  """The yardstick for a model; by default its own training split."""
+  own = f"{config.dataset}:{config.split}"
+  scoring = dataclasses.replace(scoring, reference=scoring.reference or own)
+  extractor = make_extractor(scoring, config.dataset)
+  if extractor.channels not in (config.image_channels, 3):
+    raise ValueError(
+      f"{extractor.name} takes images of {extractor.channels} channel, the "
+      f"model makes images of {config.image_channels}"
+    )
+  reference = reference_statistics(
+    scoring,
+    extractor,
+    config.image_size,
+    config.data_dir,
+    model.CROPS[config.crop],
+  )
+  return Yardstick(extractor, reference, scoring)
+
+
+def score_samples(
+  weights: Weights,
   how: Sampling,
-  scoring: Scoring,
+  yardstick: Yardstick,
   n: int,
   directory: Path,
   seed: int = 0,
   batch_size: int = 64,
 ) -> tuple[dict[str, Score], list[np.ndarray]]:
-  """Scores of n images of a checkpoint, and the images."""
-  config, unet, params = model.load(weights)
-  scoring = dataclasses.replace(
-    scoring, reference=scoring.reference or f"{config.dataset}:{config.split}"
-  )
-  extractor = make_extractor(scoring, config.dataset)
-  if extractor.channels not in (config.image_channels, 3):
-    raise ValueError(
-      f"{extractor.name} takes images of {extractor.channels} channel, those "
-      f"of {weights} have {config.image_channels}"
-    )
+  """Scores of n images of a model, and the images.
+
+  Args:
+    weights: a loaded model, see `experiments.ddpm.model.load`.
+    how: the sampler.
+    yardstick: what the images are held against.
+    n: how many images.
+    directory: where they are kept, see `generate_shards`.
+    seed: of the images.
+    batch_size: images drawn at a time.
+  """
+  config, unet, params = weights
+  extractor, reference, scoring = yardstick
   identity = {
     "weights": params_digest(params),
     "sampling": dataclasses.asdict(how),
@@ -190,9 +233,6 @@ def score_checkpoint(
   draw = make_draw(config, unet, how)
   images = generate_shards(
     draw, params, n, directory, identity, seed, batch_size, scoring.truncate
-  )
-  reference = reference_statistics(
-    scoring, extractor, config.image_size, config.data_dir
   )
   generated = image_statistics(
     images, "samples", extractor, scoring.feature_batch
@@ -261,8 +301,10 @@ def main(
   directory = Path(out)
   shown: Sequence[np.ndarray]
   if weights:
-    found, shown = score_checkpoint(
-      weights, how, scoring, n, directory / "images", seed, sampling_batch
+    loaded = model.load(weights)
+    yardstick = make_yardstick(loaded[0], scoring)
+    found, shown = score_samples(
+      loaded, how, yardstick, n, directory / "images", seed, sampling_batch
     )
   else:
     extractor = make_extractor(scoring, dataset_and_split(scoring.reference)[0])

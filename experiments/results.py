@@ -195,6 +195,8 @@ def _verdict(smaller: Sequence[float], larger: Sequence[float]) -> str:
 
 def main() -> None:
   """Regenerates experiments/README.md."""
+  from experiments.ddim import table1 as ddim_table1
+  from experiments.ddim import table2 as ddim_table2
   from experiments.ddpm import table1, table2
 
   results = [
@@ -202,7 +204,7 @@ def main() -> None:
     for path in sorted(RESULTS.glob("*.json"))
   ]
   parts = [HEADER]
-  for module in (table1, table2):
+  for module in (table1, table2, ddim_table1, ddim_table2):
     parts.append(table(module.TITLE, module.ROWS, results))
     parts.append(claims(module.TITLE, module.CLAIMS, results) + module.NOTE)
   path = Path(__file__).parent / "README.md"

@@ -20,6 +20,7 @@ class Config:
     image_size: height and width.
     image_channels: 1 for grey, 3 for colour.
     flip: random horizontal flips.
+    crop: "center", or DDIM's square around the face of aligned CelebA.
     channels: width of the U-Net's first level.
     channel_mult: width of each level, in units of `channels`.
     num_res_blocks: residual blocks per level.
@@ -61,6 +62,7 @@ class Config:
   image_size: int = 32
   image_channels: int = 3
   flip: bool = True
+  crop: Literal["center", "celeba"] = "center"
   channels: int = 128
   channel_mult: tuple[int, ...] = (1, 2, 2, 2)
   num_res_blocks: int = 2
@@ -144,6 +146,16 @@ _LARGE_IMAGES = Config(
 # randflip to 0 for Cat.
 CONFIGS = {
   "cifar10": Config(),
+  # DDIM (Song et al. 2021) trained this one; its code has no warm-up.
+  "celeba64": Config(
+    name="celeba64",
+    dataset="celeb_a",
+    image_size=64,
+    crop="celeba",
+    channel_mult=(1, 2, 2, 2, 4),
+    warmup_steps=0,
+    steps=500_000,
+  ),
   "celebahq256": dataclasses.replace(
     _LARGE_IMAGES,
     name="celebahq256",

@@ -53,7 +53,9 @@ def bits_per_dim(
     return jd.vlb_bits_per_dim(process, denoiser, key, x_0, variance).total
 
   source = data.load(config.dataset, split, config.data_dir or None)
-  batches = data.eval_batches(source, batch_size, config.image_size)
+  batches = data.eval_batches(
+    source, batch_size, config.image_size, crop=model.CROPS[config.crop]
+  )
   count = -(-min(n, len(source)) // batch_size)
   totals = []
   for i, batch in enumerate(

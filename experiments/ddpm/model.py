@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
 from experiments.ddpm.config import CONFIGS, Config
-from jaxgen import training
+from jaxgen import data, training
 from jaxgen.convert import ddpm as published
 from jaxgen.nn.ddpm_unet import UNet
 from jaxgen.types import Array, Key, Network, PyTree
@@ -27,6 +27,9 @@ SIMPLE_LOSS = {
   "velocity": jd.velocity_loss,
   "mean": jd.mean_loss,
 }
+# Configuration, network, parameters.
+Weights = tuple[Config, UNet, PyTree]
+CROPS = {"center": data.center_crop_resize, "celeba": data.celeba_crop}
 VARIANCE = {"small": jd.FIXED_SMALL, "large": jd.FIXED_LARGE, "learned": 0.0}
 
 
@@ -105,11 +108,12 @@ def make_loss(
   return loss
 
 
-def load(weights: str) -> tuple[Config, UNet, PyTree]:
+def load(weights: str) -> Weights:
   """A trained model: a workdir of `train`, or published weights.
 
   Args:
-    weights: a workdir; or a file or directory in the layout of `google/ddpm-*`.
+    weights: a workdir; or a file or directory in a layout that
+      `jaxgen.convert.ddpm` reads.
 
   Returns:
     Its configuration, network and (averaged) parameters.
@@ -132,8 +136,8 @@ def load(weights: str) -> tuple[Config, UNet, PyTree]:
       f"{weights} is neither a workdir nor published weights: no such path"
     )
   unet, params = published.load(path)
-  large = len(unet.channel_mult) > 4
-  base = CONFIGS["celebahq256" if large else "cifar10"]
+  names = {4: "cifar10", 5: "celeba64"}
+  base = CONFIGS[names.get(len(unet.channel_mult), "celebahq256")]
   config = dataclasses.replace(
     base,
     name=path.stem,

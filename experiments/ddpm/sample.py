@@ -26,6 +26,8 @@ from experiments.plots import save_grid
 from experiments.sampling import Draw, generate
 from jaxgen.nn.ddpm_unet import UNet
 
+Grid = Literal["even", "uniform", "quadratic"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -43,7 +45,7 @@ class Sampling:
 
   sampler: Literal["ddpm", "ddim"] = "ddpm"
   steps: int = 1000
-  grid: Literal["even", "uniform", "quadratic"] = "even"
+  grid: Grid = "even"
   eta: float = 0.0
   variance: Literal["small", "large"] | None = None
   clip: bool = True

@@ -25,7 +25,8 @@ from experiments.evaluate import (
   DEFAULT_SCORING,
   Scoring,
   cell,
-  score_checkpoint,
+  make_yardstick,
+  score_samples,
 )
 from experiments.plots import save_grid
 from experiments.results import Claim, Row
@@ -99,8 +100,14 @@ def main(
     values[column] = mean
   directory = Path(out) / row.name / "images"
   how = Sampling(steps=config.T)
-  found, images = score_checkpoint(
-    weights, how, scoring, num_samples, directory, seed, sampling_batch
+  found, images = score_samples(
+    (config, unet, params),
+    how,
+    make_yardstick(config, scoring),
+    num_samples,
+    directory,
+    seed,
+    sampling_batch,
   )
   for column in ("IS", "FID"):
     ours[column] = cell(found[column])

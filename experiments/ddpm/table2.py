@@ -28,7 +28,8 @@ from experiments.evaluate import (
   DEFAULT_SCORING,
   Scoring,
   cell,
-  score_checkpoint,
+  make_yardstick,
+  score_samples,
 )
 from experiments.results import Claim, Row
 
@@ -107,10 +108,10 @@ def measure(
     mean, error = bits_per_dim(
       config, unet, params, config.test_split, sizes.bound_images
     )
-    found, _ = score_checkpoint(
-      str(workdir),
+    found, _ = score_samples(
+      (config, unet, params),
       Sampling(steps=config.T),
-      scoring,
+      make_yardstick(config, scoring),
       sizes.samples,
       workdir / "images",
       batch_size=sizes.sampling_batch,

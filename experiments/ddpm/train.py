@@ -62,6 +62,7 @@ def train(config: Config) -> Path:
       config.image_size,
       config.seed,
       flip=config.flip,
+      crop=model.CROPS[config.crop],
       num_workers=config.num_workers,
     )
     init_key, key = jax.random.split(jax.random.key(config.seed))

@@ -24,6 +24,7 @@ from jaxgen.convert.state import (
   to_torch,
   write_safetensors,
 )
+from jaxgen.convert.torch_files import read_torch
 from jaxgen.nn.ddpm_unet import UNet
 from jaxgen.types import PyTree
 
@@ -100,11 +101,13 @@ def load(
   """A published network and its parameters.
 
   Args:
-    path: a safetensors file, or a directory that holds, itself or under
-      `unet/`, diffusers' config.json and diffusion_pytorch_model.safetensors.
+    path: a safetensors or PyTorch file; or a directory that holds, itself or
+      under `unet/`, diffusers' config.json and
+      diffusion_pytorch_model.safetensors. Of a checkpoint of ermongroup/ddim's
+      training, the averaged parameters.
     image_size: height of the images, which says at which resolution the
-      attention is. Needed where there is no config.json: weights alone do not
-      tell.
+      attention is: weights alone do not tell. Without it and a config.json it
+      is taken to be at 16 x 16, as in all published models.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -115,7 +118,7 @@ def load(
   if path.is_dir():
     folder = path / "unet" if (path / "unet").is_dir() else path
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-  state = read_safetensors(weights_path)
+  state = _read(weights_path)
   if config_path is None or not config_path.exists():
     unet = _infer_unet(state, image_size)
   else:
@@ -205,6 +208,23 @@ def to_diffusers(params: PyTree, unet: UNet) -> dict[str, np.ndarray]:
   }
 
 
+def _read(path: Path) -> State:
+  """The tensors of a file."""
+  if path.suffix == ".safetensors":
+    return read_safetensors(path)
+  content = read_torch(path)
+  if isinstance(content, list):  # model, optimizer, epoch, step, average
+    content = content[4] if len(content) > 4 else content[0]
+  if not isinstance(content, dict) or not all(
+    isinstance(x, np.ndarray) for x in content.values()
+  ):
+    raise ValueError(f"{path} does not hold the tensors of a network.")
+  return {
+    name.removeprefix("module."): np.asarray(x, np.float32)
+    for name, x in content.items()
+  }
+
+
 def _diffusers_name(
   path: ParamPath, levels: int, layer_names: dict[str, str]
 ) -> str:
@@ -273,10 +293,7 @@ def _infer_unet(state: State, image_size: int | None) -> UNet:
     raise ValueError("The checkpoint does not hold DDPM's UNet.")
   attention = _attention_levels(state)
   if attention and image_size is None:
-    raise ValueError(
-      "Without a config.json, load needs image_size: weights do not say at "
-      "which resolution the attention is."
-    )
+    image_size = 16 * 2 ** attention[0]
   channels = len(state["conv_in.weight"])
   levels = 1 + max(level for level, _ in widths)
   return UNet(

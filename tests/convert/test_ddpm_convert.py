@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -151,8 +152,9 @@ def test_load_infers_the_network_from_shapes(tmp_path, params, state, layout):
   unet, loaded = ddpm.load(tmp_path / "w.safetensors", image_size=SIZE)
   assert unet == UNET
   assert_equal(loaded, params)
-  with pytest.raises(ValueError, match="load needs image_size"):
-    ddpm.load(tmp_path / "w.safetensors")
+  # Without a size, the attention is at 16 x 16 as in the published models.
+  unet, _ = ddpm.load(tmp_path / "w.safetensors")
+  assert unet == dataclasses.replace(UNET, attention_resolutions=(16,))
 
 
 def test_half_precision_becomes_float32(tmp_path, params, state):

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, results
+from experiments.ddim import sampling as ways
+from experiments.ddim import table1 as ddim_table1
+from experiments.ddim import table2 as ddim_table2
 from experiments.ddpm import figures, model, sample, table1, table2
 from experiments.ddpm.config import CONFIGS, Config
 from experiments.ddpm.sample import Sampling, make_draw
@@ -41,6 +44,7 @@ def workdir(tmp_path_factory):
     ("lsun_bedroom_large", 255_677_955),
     ("lsun_church", 113_673_219),
     ("lsun_cat", 113_673_219),
+    ("celeba64", 78_700_803),
   ],
 )
 def test_configurations_are_the_papers(name, count):
@@ -52,10 +56,13 @@ def test_configurations_are_the_papers(name, count):
   )
   assert sum(s.size for s in jax.tree.leaves(shapes)) == count
   assert (config.T, config.beta_start, config.beta_end) == (1000, 1e-4, 0.02)
-  assert config.lr == (2e-4 if name == "cifar10" else 2e-5)
-  assert config.batch_size == (128 if name == "cifar10" else 64)
-  assert config.dropout == (0.1 if name == "cifar10" else 0.0)
-  assert (config.ema_decay, config.warmup_steps) == (0.9999, 5000)
+  small = config.image_size < 256
+  assert config.lr == (2e-4 if small else 2e-5)
+  assert config.batch_size == (128 if small else 64)
+  assert config.dropout == (0.1 if small else 0.0)
+  assert config.ema_decay == 0.9999
+  # DDIM trained CelebA, without warm-up.
+  assert config.warmup_steps == (0 if name == "celeba64" else 5000)
   assert config.flip != name.startswith("lsun_bedroom")
 
 
@@ -155,6 +162,37 @@ def test_table_2(tmp_path, capsys):
   table2.main(table, rows=(table2.ROWS[0], table2.ROWS[-1]))
   assert len(list(tmp_path.glob("*.json"))) == 2
   assert "eps: simple | 9.46 ± 0.11 | 3.17" in capsys.readouterr().out
+
+
+def test_ddim_tables(workdir, tmp_path, capsys):
+  ddim_table1.main(
+    str(workdir),
+    n=12,
+    sampling_batch=12,
+    etas=("0.0", "sigma-hat"),
+    steps=(10,),
+    out=str(tmp_path / "1"),
+  )
+  assert (tmp_path / "1" / "table1.png").exists()
+  text = (tmp_path / "1" / "table1.md").read_text()
+  assert "| cifar10, eta = 0.0 | 13.36 |" in text
+  assert "sigma-hat is worst at S = 10: mnist5k: **" not in text
+  ddim_table2.main(str(workdir), n=4, steps=(20,), out=str(tmp_path / "2"))
+  printed = capsys.readouterr().out
+  assert "| .014 | .0065 |" in printed
+  (path,) = (tmp_path / "2").glob("*.json")
+  assert json.loads(path.read_text())["values"]["S = 20"] >= 0
+
+
+def test_ddims_ways_to_sample():
+  """tau of App. D.2; sigma-hat is the ancestral step with DDPM's beta."""
+  assert ways.sampling(CONFIGS["cifar10"], 10, "0.5") == Sampling(
+    "ddim", 10, "quadratic", eta=0.5, clip=False
+  )
+  assert ways.sampling(CONFIGS["celeba64"], 10, "0.0").grid == "uniform"
+  assert ways.sampling(CONFIGS["cifar10"], 1000, "0.0").grid == "even"
+  noisy = ways.sampling(CONFIGS["celeba64"], 20, "sigma-hat")
+  assert (noisy.sampler, noisy.variance, noisy.clip) == ("ddpm", "large", True)
 
 
 def test_figures(workdir, tmp_path):

@@ -1,0 +1,1 @@
+"""Denoising diffusion implicit models (Song, Meng & Ermon 2021)."""
