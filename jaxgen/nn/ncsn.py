@@ -90,7 +90,11 @@ class NCSN(nn.Module):
     refined: list[Array] = []
     for i in reversed(range(len(widths))):
       block = refine_block(
-        widths[max(i - 1, 0)], i == 0, num_classes, self.dtype, name=f"refine_{i}"
+        widths[max(i - 1, 0)],
+        i == 0,
+        num_classes,
+        self.dtype,
+        name=f"refine_{i}",
       )
       refined = [block([maps[i], *refined], labels)]
 

@@ -5,7 +5,6 @@ among them the authors' form of DDPM's network.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -15,8 +14,8 @@ from jaxgen.nn.layers import Conv, dense
 from jaxgen.nn.ncsnpp_blocks import (
   AttentionBlock,
   FourierEmbedding,
-  ResBlock,
   Resample,
+  ResBlock,
   Taps,
   group_norm,
   residual_sum,
@@ -147,24 +146,22 @@ class NCSNpp(nn.Module):
     h = attend(h, "mid_attn_1", always=True)
     h = self._block(h.shape[-1], "mid_block_2")(h, temb, deterministic)
 
-    pyramid = None
+    output: Array | None = None
     for i in reversed(levels):
       for j in range(self.num_res_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = block(h, i, f"up_{i}_block_{j}")
       h = attend(h, f"up_{i}_attn")
-      h, pyramid = self._grow_output(h, pyramid, channels, f"up_{i}_output")
+      h, output = self._grow_output(h, output, channels, f"up_{i}_output")
       if i != 0:
         h = resized(h, i, "up", f"up_{i}_upsample")
 
-    if self.progressive == "output_skip":
-      h = pyramid
-    else:
-      h = self._normed_conv(h, channels, self.init_scale)
-    h = h.astype(jnp.float32)
+    if output is None or self.progressive == "residual":
+      output = self._normed_conv(h, channels, self.init_scale)
+    output = output.astype(jnp.float32)
     if self.scale_by_sigma:
-      h = h / self._sigma(time_cond)[:, None, None, None]
-    return h
+      output = output / self._sigma(time_cond)[:, None, None, None]
+    return output
 
   def _embed(self, time_cond: Array) -> Array | None:
     """The embedding `[B, 4 channels]` that the blocks see."""
@@ -233,20 +230,20 @@ class NCSNpp(nn.Module):
     return h, pyramid
 
   def _grow_output(
-    self, h: Array, pyramid: Array | None, channels: int, name: str
+    self, h: Array, output: Array | None, channels: int, name: str
   ) -> tuple[Array, Array | None]:
     """Adds h to the output so far, doubled: progressive."""
     if self.progressive == "output_skip":
       y = self._normed_conv(h, channels, self.init_scale, f"{name}_")
       y = y.astype(jnp.float32)
-      if pyramid is not None:
-        y = y + self._resample(True, None, name)(pyramid)
+      if output is not None:
+        y = y + self._resample(True, None, name)(output)
       return h, y
     if self.progressive == "residual":
-      if pyramid is None:
+      if output is None:
         return h, self._normed_conv(h, h.shape[-1], 1.0, f"{name}_")
-      pyramid = self._resample(True, h.shape[-1], name)(pyramid)
-      h = residual_sum(pyramid, h, self.skip_rescale)
+      output = self._resample(True, h.shape[-1], name)(output)
+      h = residual_sum(output, h, self.skip_rescale)
       return h, h
     return h, None
 

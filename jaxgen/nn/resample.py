@@ -5,6 +5,8 @@ and width. Plain resampling is the filter (1, 1): nearest neighbour upwards, the
 mean of 2 x 2 pixels downwards. Outside the map are zeros.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -66,11 +68,12 @@ def _upfirdn_axis(
       f"{z.shape[axis]}."
     )
   # As slices, not as a convolution by channel, which XLA does slowly.
-  return sum(
+  terms = [
     jnp.asarray(h, x.dtype)
     * jax.lax.slice_in_dim(z, i, i + steps * down + 1, down, axis)
     for i, h in enumerate(reversed(taps))
-  )
+  ]
+  return functools.reduce(operator.add, terms)
 
 
 def upsample(x: Array, taps: Sequence[float] = PLAIN) -> Array:

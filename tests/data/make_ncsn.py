@@ -1,5 +1,6 @@
 """Writes ncsn.npz from the original code of NCSN and NCSNv2.
 
+    export PYTHONPATH=tests
     python tests/data/make_ncsn.py v1 NCSN_CHECKOUT
     python tests/data/make_ncsn.py v2 NCSNV2_CHECKOUT
 
@@ -14,11 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent))
 from seeded_weights import seeded_state
 
+FOLDER = Path(__file__).parent
 FILE = FOLDER / "ncsn.npz"
 
 
@@ -77,7 +76,6 @@ def main_v1():
 
 
 def main_v2():
-  from models.ncsn import NCSNdeeper
   from models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 
   arrays = {}
@@ -86,7 +84,6 @@ def main_v2():
     "ncsnv2": NCSNv2,
     "ncsnv2_deeper": NCSNv2Deeper,
     "ncsnv2_deepest": NCSNv2Deepest,
-    "ncsn_deeper": NCSNdeeper,
   }.items():
     arrays |= arrays_of(case, lambda kind=kind: kind(config), [3, 97])
   return arrays

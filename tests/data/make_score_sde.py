@@ -1,5 +1,6 @@
 """Writes score_sde_torch.npz and score_sde_flax.npz from the original code.
 
+    export PYTHONPATH=tests
     python tests/data/make_score_sde.py torch CHECKOUT   # score_sde_pytorch
     python tests/data/make_score_sde.py flax CHECKOUT    # score_sde
 
@@ -15,11 +16,9 @@ import types
 from pathlib import Path
 
 import numpy as np
-
-FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent))
 from seeded_weights import seeded_state
 
+FOLDER = Path(__file__).parent
 TINY = {
   "nf": 16,
   "ch_mult": (1, 2),
@@ -58,11 +57,11 @@ DDPM = VP | {
 }
 SKIPS = {"progressive": "output_skip", "progressive_input": "input_skip"}
 
-# The original code's options that differ from TINY. The PyTorch code can neither
-# double without a filter nor by a filtered convolution; the JAX code can.
+# The original code's options that differ from TINY. The PyTorch code can
+# double neither without a filter nor by a filtered convolution; JAX's can.
 TORCH_CASES = {
-  "ve": {"ch_mult": (1, 2, 2), "num_res_blocks": 2},
-  "ve_discrete": {"embedding_type": "positional"},
+  "ve": {"num_res_blocks": 2},
+  "ve_discrete": {"embedding_type": "positional", "fir_kernel": (1, 4, 2, 1)},
   "ve_256": SKIPS | {"ch_mult": (1, 2, 2)},
   "vp_ddpmpp": VP | {"fir": False, "progressive_input": "none"},
   "cat": VP | SKIPS | {"progressive_combine": "cat"},
@@ -72,20 +71,18 @@ TORCH_CASES = {
     "resamp_with_conv": False,
     "skip_rescale": False,
   },
-  "asymmetric": VP | {"fir_kernel": (1, 4, 2, 1)},
-  "ddpm": DDPM,
   "ve_ddpm": DDPM | {"centered": False, "scale_by_sigma": True},
 }
 FLAX_CASES = {
-  "ve": TORCH_CASES["ve"],
   "ve_256": TORCH_CASES["ve_256"],
   "fir_up": {"progressive": "residual"},
-  "unscaled": {
+  "ddpm_blocks": {
+    "resblock_type": "ddpm",
     "fir": False,
     "skip_rescale": False,
     "progressive": "residual",
+    "init_scale": 0.5,
   },
-  "ddpm_blocks": {"resblock_type": "ddpm", "fir": False, "init_scale": 0.5},
   "ddpm_blocks_mean": {
     "resblock_type": "ddpm",
     "fir": False,
@@ -93,7 +90,6 @@ FLAX_CASES = {
     "progressive_input": "none",
   },
   "ddpm_blocks_fir_conv": SKIPS | {"resblock_type": "ddpm"},
-  "ddpm": DDPM,
   "ddpm_unconditional": DDPM | {"conditional": False},
 }
 
@@ -160,8 +156,6 @@ def main_torch(checkout):
       y = network(
         torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(time_cond)
       )
-    torch.manual_seed(0)
-    fresh = kind(config).state_dict()
     arrays |= {
       f"{case}/x": x,
       f"{case}/time_cond": time_cond,
@@ -169,11 +163,10 @@ def main_torch(checkout):
       f"{case}/shapes": np.array(json.dumps(shapes)),
       f"{case}/count": np.array(sum(p.numel() for p in network.parameters())),
       f"{case}/sigmas": state["sigmas"].numpy(),
-      f"{case}/trainable": np.array(
-        json.dumps([k for k, p in network.named_parameters() if p.requires_grad])
-      ),
-      f"{case}/initial_max": np.array(
-        [fresh[k].abs().max().item() for k in shapes], np.float32
+      f"{case}/trained": np.array(
+        json.dumps(
+          [k for k, p in network.named_parameters() if p.requires_grad]
+        )
       ),
     }
   arrays |= resampling_arrays(torch, up_or_down_sampling)
@@ -251,13 +244,47 @@ def main_flax(checkout):
       f"{case}/time_cond": time_cond,
       f"{case}/output": np.asarray(y),
       f"{case}/shapes": np.array(json.dumps(shapes)),
+      f"{case}/initial_max": np.array(
+        [np.abs(leaf).max() for leaf in flat.values()]
+      ),
     }
+  arrays |= classifier_arrays()
   torch_arrays = np.load(FOLDER / "score_sde_torch.npz")
   x, kernel = torch_arrays["fir/x"], torch_arrays["fir/kernel"]
   for taps in ((1, 3, 3, 1), (1, 1), (1, 2, 1), (1, 4, 2, 1, 3)):
     y = up_or_down_sampling.upsample_conv_2d(x, kernel, k=taps)
     arrays[f"fir/upsample_conv {json.dumps(taps)}"] = np.asarray(y)
   write("score_sde_flax.npz", arrays)
+
+
+def classifier_arrays():
+  """Logits and their gradient of a small noise-conditional classifier."""
+  import flax
+  import jax
+  from models import utils
+  from models.wideresnet_noise_conditional import WideResnet
+
+  network = WideResnet(blocks_per_group=2, channel_multiplier=2, num_outputs=10)
+  x = np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
+  sigma, labels = np.array([0.05, 2.0], np.float32), np.array([3, 8])
+  variables = network.init(jax.random.key(0), x, sigma, train=False)
+  flat = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+  shapes = {name: leaf.shape for name, leaf in flat.items()}
+  params = flax.traverse_util.unflatten_dict(
+    seeded_state(shapes, output_axis=-1), sep="/"
+  )
+  with jax.default_matmul_precision("highest"):
+    logits = utils.get_logit_fn(network, params)
+    gradient = utils.get_classifier_grad_fn(logits)(x, sigma, labels)
+    arrays = {"output": logits(x, sigma), "gradient": gradient}
+  arrays |= {
+    "x": x,
+    "sigma": sigma,
+    "labels": labels,
+    "shapes": json.dumps(shapes),
+    "initial_std": np.array([leaf.std() for leaf in flat.values()]),
+  }
+  return {f"classifier/{k}": np.asarray(v) for k, v in arrays.items()}
 
 
 def write(name, arrays):

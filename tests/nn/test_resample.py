@@ -34,7 +34,9 @@ def test_equals_the_original_operator(name):
   theirs = ARRAYS[name]
   assert ours.shape == theirs.shape
   # float32 sums of up to 25 taps, some of which cancel
-  np.testing.assert_allclose(ours, theirs, rtol=0, atol=4e-6 * np.abs(theirs).max())
+  np.testing.assert_allclose(
+    ours, theirs, rtol=0, atol=4e-6 * np.abs(theirs).max()
+  )
 
 
 def test_plain_resampling_is_nearest_neighbour_and_mean():
@@ -64,7 +66,10 @@ def test_the_impulse_response_is_the_normalised_kernel():
 
 def test_constants_stay_inside_the_border():
   x = jnp.ones((1, 8, 8, 2))
-  for y in (resample.upsample(x, (1, 3, 3, 1)), resample.downsample(x, (1, 3, 3, 1))):
+  for y in (
+    resample.upsample(x, (1, 3, 3, 1)),
+    resample.downsample(x, (1, 3, 3, 1)),
+  ):
     np.testing.assert_allclose(y[:, 1:-1, 1:-1], 1)
 
 
@@ -77,7 +82,9 @@ def test_downsampling_is_the_transpose_of_upsampling():
 
 
 def test_too_small_a_map_is_one_sentence():
-  with pytest.raises(ValueError, match="at least 4 pixels after padding, got 2"):
+  with pytest.raises(
+    ValueError, match="at least 4 pixels after padding, got 2"
+  ):
     resample.upfirdn(jnp.zeros((1, 2, 2, 1)), (1, 3, 3, 1))
 
 
