@@ -16,10 +16,8 @@ from jax.typing import DTypeLike
 from jaxgen.nn import resample
 from jaxgen.types import Array
 
-# Number of residual units of two convolutions before and, in the refinement of
-# the largest maps, after the maps are joined.
-_ADAPT_UNITS = 2
-_LAST_UNITS = 3
+_ADAPT_UNITS = 2  # residual units on each map before they are joined
+_LAST_UNITS = 3  # after it, in the block at full resolution; elsewhere one
 _POOLS = 2  # of chained residual pooling
 
 

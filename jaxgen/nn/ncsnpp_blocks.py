@@ -65,7 +65,7 @@ class ResBlock(nn.Module):
 
   Attributes:
     features: output channels.
-    biggan: BigGAN's shortcut, of DDPM's starting values, in place of DDPM's.
+    biggan: BigGAN's block in place of DDPM's, whose shortcut starts smaller.
     resampling: "up", "down" or "none"; only BigGAN's block resamples.
     fir_kernel: taps of the filter for it; None is plain resampling.
     dropout: rate before the second convolution.

@@ -74,8 +74,6 @@ class WideResNet(nn.Module):
   def __call__(self, x: Array, sigma: Array) -> Array:
     """Logits of x = x_0 + sigma eps, the marginal of the VE SDE.
 
-    Images of a VP SDE are divided by alpha first, sigma being sigma / alpha.
-
     Args:
       x: `[B, H, W, C]`, x_0 in [0, 1].
       sigma: `[B]` or `[]`.

@@ -78,11 +78,13 @@ def test_loads_what_torch_saves(tmp_path, checkpoint, state):
   torch = pytest.importorskip("torch")
   pytest.importorskip("jaxgen.convert.torch_files")
   path = tmp_path / "checkpoint_8.pth"
-  tensors = jax.tree.map(
-    lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x,
-    checkpoint,
-  )
-  torch.save(tensors, path)
+  checkpoint["ema"]["shadow_params"] = [
+    torch.from_numpy(x) for x in checkpoint["ema"]["shadow_params"]
+  ]
+  checkpoint["model"] = {  # in its order, which a tree map would lose
+    k: torch.from_numpy(x) for k, x in checkpoint["model"].items()
+  }
+  torch.save(checkpoint, path)
   equal(
     score_sde.load(path, UNET, SIZE, ema=False),
     score_sde.from_pytorch(state, UNET, SIZE),

@@ -74,10 +74,6 @@ def test_each_example_has_its_own_level():
   np.testing.assert_allclose(mixed[0], a[0], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(mixed[1], b[1], rtol=1e-5, atol=1e-6)
   assert not np.allclose(mixed[1], a[1], rtol=1e-2)
-  # the caller maps what is not centered
-  centered = jax.jit(TINY.clone(centered=True).apply)
-  got = centered(v, 2 * x - 1, jnp.array([2, 7]))
-  np.testing.assert_allclose(got, mixed, rtol=1e-5, atol=1e-6)
 
 
 def test_remat_wraps_the_blocks_and_keeps_the_parameters():
@@ -94,9 +90,10 @@ def test_remat_wraps_the_blocks_and_keeps_the_parameters():
 
 def test_bfloat16_computes_near_float32():
   x = images()
-  v = variables(V2, x)
-  want = jax.jit(V2.apply)(v, x, 0)
-  got = jax.jit(V2.clone(dtype=jnp.bfloat16).apply)(v, x, 0)
+  network = V2.clone(centered=True)
+  v = variables(network, x)
+  want = jax.jit(V2.apply)(v, (x + 1) / 2, 0)  # V2 maps it back
+  got = jax.jit(network.clone(dtype=jnp.bfloat16).apply)(v, x, 0)
   assert got.dtype == jnp.float32
   assert jnp.linalg.norm(got - want) < 0.1 * jnp.linalg.norm(want)
 

@@ -53,6 +53,7 @@ def test_equals_the_original(case):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["ncsn", "ncsnv2"])
 def test_starts_as_the_original_does(case):
   """Uniform weights and biases of the same bounds, scales near 1, zeros."""
