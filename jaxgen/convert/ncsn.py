@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxgen.convert.noise_levels import check_sigmas
 from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.torch_files import read_torch
 from jaxgen.diffusion.schedules import geometric_sigmas
 from jaxgen.nn.ncsn import NCSN
 from jaxgen.types import PyTree
@@ -58,8 +59,6 @@ def load(path: str | Path, network: NCSN, ema: bool = True) -> PyTree:
     FileNotFoundError: if there is no such file.
     ValueError: if the file is damaged, or does not hold this network.
   """
-  from jaxgen.convert.torch_files import read_torch
-
   return from_pytorch(pytorch_state(read_torch(path), ema), network)
 
 

@@ -25,6 +25,7 @@ from jaxgen.convert.state import (
   read_safetensors,
   to_torch,
 )
+from jaxgen.convert.torch_files import read_torch
 from jaxgen.diffusion.schedules import geometric_sigmas
 from jaxgen.nn.ncsnpp import NCSNpp
 from jaxgen.types import PyTree
@@ -54,8 +55,6 @@ def load(
     return from_diffusers(read_safetensors(path), unet, image_size)
   if path.suffix not in (".pth", ".bin"):
     return from_flax(flax_params(read_msgpack(path), ema), unet, image_size)
-  from jaxgen.convert.torch_files import read_torch
-
   checkpoint = read_torch(path)
   if path.suffix == ".bin":
     return from_diffusers(checkpoint, unet, image_size)

@@ -160,6 +160,7 @@ def diffusers_twin(diffusers):
   ).eval()
 
 
+@pytest.mark.slow
 def test_equals_diffusers():
   torch = pytest.importorskip("torch")
   diffusers = pytest.importorskip("diffusers")
