@@ -77,6 +77,7 @@ def read_state(directory: Path, like: TrainState) -> TrainState:
     ema=found["ema"],
     opt_state=found["opt_state"],
     key=jax.random.wrap_key_data(found["rest"]["key"], impl=impl),
+    memory=found.get("memory", like.memory),
   )
 
 
@@ -132,12 +133,15 @@ def restore_position(directory: Path, iterator: DataIterator | None) -> None:
 def _items(state: TrainState) -> dict[str, PyTree]:
   # The key as plain numbers: its type is the caller's to choose.
   key = jax.random.key_data(state.key)
-  return {
+  items = {
     "params": state.params,
     "ema": state.ema,
     "opt_state": state.opt_state,
     "rest": {"step": state.step, "key": key},
   }
+  if jax.tree.leaves(state.memory):
+    items["memory"] = state.memory
+  return items
 
 
 def _stored(path: Path) -> PyTree:

@@ -19,6 +19,8 @@ class TrainState:
     opt_state: the optimizer's state.
     key: the run's random key. It never changes: a step draws from
       `fold_in(key, step)`, so that its noise does not depend on history.
+    memory: what the loss remembers between steps and no gradient changes, such
+      as the loss history of importance sampling; () if nothing.
   """
 
   step: Array
@@ -26,10 +28,14 @@ class TrainState:
   ema: PyTree
   opt_state: optax.OptState
   key: Key
+  memory: PyTree = ()
 
 
 def init_state(
-  params: PyTree, optimizer: optax.GradientTransformation, key: Key
+  params: PyTree,
+  optimizer: optax.GradientTransformation,
+  key: Key,
+  memory: PyTree = (),
 ) -> TrainState:
   """The state before the first update; the average starts as a copy.
 
@@ -37,6 +43,7 @@ def init_state(
     params: initial parameters.
     optimizer: an optax optimizer.
     key: a key made by `jax.random.key`.
+    memory: what the loss remembers at first.
 
   Raises:
     TypeError: the key is an old uint32 key.
@@ -51,4 +58,5 @@ def init_state(
     ema=jax.tree.map(jnp.copy, params),
     opt_state=optimizer.init(params),
     key=key,
+    memory=memory,
   )

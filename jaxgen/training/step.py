@@ -14,8 +14,9 @@ from jaxgen.types import Array, Key, PyTree
 
 Metrics = dict[str, Array]
 
-# (params, key, batch) -> the mean loss [], or that and a dict of scalars.
-LossFn = Callable[[PyTree, Key, Any], Any]
+# (params, key, batch) -> the mean loss [], or that and a dict of scalars. Where
+# the state has a memory: (params, key, batch, memory) -> (loss, dict, memory).
+LossFn = Callable[..., Any]
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
@@ -35,7 +36,9 @@ def make_train_step(
   The state passed in is donated: use the returned one only.
 
   Args:
-    loss_fn: `(params, key, batch) -> loss`, or `-> (loss, metrics)`.
+    loss_fn: `(params, key, batch) -> loss`, or `-> (loss, metrics)`; where
+      `state.memory` is not empty, `(params, key, batch, memory) -> (loss,
+      metrics, memory)`, with the memory for the next step.
     optimizer: the one that made `state.opt_state`.
     ema_decay: `constant_ema(d)` or `warmed_up_ema(d)`.
     mesh: the mesh on which state and batch live.
@@ -47,16 +50,18 @@ def make_train_step(
 
   replicated = NamedSharding(mesh, PartitionSpec())
 
-  def gathered_loss(params, key, batch):
+  def gathered_loss(params, key, batch, memory):
     # Every device works on its examples with whole parameters. Left to
     # itself, the compiler may follow the parameters' split into the network.
     whole = jax.lax.with_sharding_constraint(params, replicated)
-    return _with_metrics(loss_fn)(whole, key, batch)
+    return _call(loss_fn, whole, key, batch, memory)
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     grad_fn = jax.value_and_grad(gathered_loss, has_aux=True)
-    (loss, metrics), grads = grad_fn(state.params, key, batch)
+    (loss, (metrics, memory)), grads = grad_fn(
+      state.params, key, batch, state.memory
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
@@ -66,6 +71,7 @@ def make_train_step(
       ema=update_ema(state.ema, params, ema_decay(step)),
       opt_state=opt_state,
       key=state.key,
+      memory=memory,
     )
     metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     # Pinned, or the compiler might choose other places for the outputs than
@@ -79,16 +85,17 @@ def make_train_step(
   return jax.jit(train_step, donate_argnums=0)
 
 
-def _with_metrics(loss_fn: LossFn) -> LossFn:
-  """The loss with a dict of metrics beside it, empty if it has none."""
-
-  def loss_and_metrics(params, key, batch):
+def _call(
+  loss_fn: LossFn, params: PyTree, key: Key, batch: Any, memory: PyTree
+) -> tuple[Array, tuple[Metrics, PyTree]]:
+  """The loss, its metrics, {} if it has none, and its memory."""
+  if jax.tree.leaves(memory):
+    loss, metrics, memory = loss_fn(params, key, batch, memory)
+  else:
     result = loss_fn(params, key, batch)
     loss, metrics = result if isinstance(result, tuple) else (result, {})
-    if loss.shape:
-      raise ValueError(f"loss_fn must return a scalar, got {list(loss.shape)}")
-    if taken := {"loss", "grad_norm"} & set(metrics):
-      raise ValueError(f"loss_fn may not name a metric {sorted(taken)[0]!r}")
-    return loss, dict(metrics)
-
-  return loss_and_metrics
+  if loss.shape:
+    raise ValueError(f"loss_fn must return a scalar, got {list(loss.shape)}")
+  if taken := {"loss", "grad_norm"} & set(metrics):
+    raise ValueError(f"loss_fn may not name a metric {sorted(taken)[0]!r}")
+  return loss, (dict(metrics), memory)
