@@ -23,7 +23,7 @@ Network = UNet | Classifier
 
 # The released files: those of march-2021 are improved-diffusion's, those of
 # jul-2021 guided-diffusion's.
-MARCH_2021 = {
+MARCH_2021: dict[str, Network] = {
   "imagenet64_uncond_100M_1500K.pt": IDDPM_NETWORKS["imagenet64"],
   "imagenet64_uncond_vlb_100M_1500K.pt": IDDPM_NETWORKS["imagenet64"],
   "imagenet64_cond_270M_250K.pt": IDDPM_NETWORKS["imagenet64_cond"],
@@ -33,7 +33,7 @@ MARCH_2021 = {
   "lsun_uncond_100M_1200K_bs128.pt": IDDPM_NETWORKS["lsun_bedroom"],
   "lsun_uncond_100M_2400K_bs64.pt": IDDPM_NETWORKS["lsun_bedroom"],
 }
-JUL_2021 = {
+JUL_2021: dict[str, Network] = {
   "64x64_diffusion.pt": ADM_NETWORKS["imagenet64"],
   "128x128_diffusion.pt": ADM_NETWORKS["imagenet128"],
   "256x256_diffusion.pt": ADM_NETWORKS["imagenet256"],
