@@ -6,8 +6,8 @@ runs the original code, whose options these are.
 
 import numpy as np
 
-# Of 64 channels each group has several: alone in its group, a channel would
-# lose what is added before the normalisation.
+# 64 channels make groups of two: alone in its group, a channel would lose what
+# is added to it before the normalisation.
 SHARED = {"in_channels": 3, "model_channels": 64}
 UNET = SHARED | {"out_channels": 6, "num_res_blocks": 1}
 HALF = SHARED | {
@@ -25,8 +25,8 @@ CASES = {
     UNET
     | {
       "num_res_blocks": 2,
-      "channel_mult": (1, 2, 3),
-      "attention_resolutions": (2, 4),
+      "channel_mult": (1, 3),
+      "attention_resolutions": (1, 2),
       "num_heads": 4,
       "num_classes": 5,
       "use_scale_shift_norm": True,
@@ -84,9 +84,9 @@ CASES = {
     },
     (8, 16),
   ),
-  "adm_half": (
+  "adm_half_upsample": (
     "guided",
-    "UNetModel",
+    "SuperResModel",
     UNET
     | {
       "image_size": 16,
@@ -94,9 +94,10 @@ CASES = {
       "channel_mult": (0.5, 1),
       "attention_resolutions": (2,),
       "num_head_channels": 32,
+      "num_classes": 5,
       "resblock_updown": True,
     },
-    (16, 16),
+    (16, 24),
   ),
   "adm_no_conv": (
     "guided",
@@ -110,22 +111,9 @@ CASES = {
     },
     (8, 8),
   ),
-  "adm_upsample": (
-    "guided",
-    "SuperResModel",
-    UNET
-    | {
-      "image_size": 16,
-      "channel_mult": (1, 2),
-      "attention_resolutions": (2,),
-      "num_head_channels": 16,
-      "num_classes": 5,
-      "use_scale_shift_norm": True,
-      "resblock_updown": True,
-    },
-    (16, 24),
-  ),
 }
+# Between them they have every kind of block.
+GRADIENT_CASES = ("iddpm_lsun", "adm_new_order")
 CLASSIFIER_CASES = {
   "attention": HALF
   | {
@@ -133,13 +121,6 @@ CLASSIFIER_CASES = {
     "num_head_channels": 16,
     "use_scale_shift_norm": True,
     "resblock_updown": True,
-  },
-  "attention_new_order": HALF
-  | {
-    "attention_resolutions": (2,),
-    "num_head_channels": 16,
-    "use_new_attention_order": True,
-    "pool": "attention",
   },
   "adaptive": HALF
   | {"attention_resolutions": (2,), "num_heads": 2, "conv_resample": False},
@@ -153,7 +134,37 @@ CLASSIFIER_CASES = {
   },
 }
 for pool, options in CLASSIFIER_CASES.items():
-  options["pool"] = pool.removesuffix("_new_order")
+  options["pool"] = pool
+
+
+RENAMED = {
+  "model_channels": "channels",
+  "use_scale_shift_norm": "scale_shift_norm",
+  "use_new_attention_order": "new_attention_order",
+}
+# What the original leaves out of an options' dictionary.
+DEFAULTS = {"num_heads": 1, "scale_shift_norm": False, "resblock_updown": False}
+
+
+def twin(name):
+  """Our network of a case."""
+  from jaxgen.nn.openai_classifier import Classifier
+  from jaxgen.nn.openai_unet import UNet
+
+  if name in CASES:
+    _, kind, options, (height, _) = CASES[name]
+  else:
+    kind, options, height = "EncoderUNetModel", CLASSIFIER_CASES[name], 16
+  ours = DEFAULTS | {RENAMED.get(k, k): v for k, v in options.items()}
+  del ours["in_channels"]
+  ours.pop("image_size", None)
+  ours["attention_resolutions"] = tuple(
+    height // rate for rate in options["attention_resolutions"]
+  )
+  if name in CASES:
+    return UNet(super_resolution=kind == "SuperResModel", **ours)
+  ours["num_classes"] = ours.pop("out_channels")
+  return Classifier(**{"num_head_channels": None} | ours)
 
 
 def random_state(shapes, seed=0):
@@ -172,6 +183,8 @@ def random_state(shapes, seed=0):
       x /= np.sqrt(np.prod(shape[1:]))
     else:
       x = 0.2 * x + name.endswith("weight")  # only norms have vectors as weight
+    if name.startswith("input_blocks.0."):
+      x *= 0.01  # so that the epsilon of the first normalisation shows
     state[name] = x.astype(np.float32)
   return state
 
