@@ -14,6 +14,7 @@ from random_openai import (
   CASES,
   CLASSIFIER_CASES,
   GRADIENT_CASES,
+  quick_jit,
   random_inputs,
   random_state,
   twin,
@@ -35,15 +36,6 @@ def random_params(network, *args):
 
 def relative_error(a, b):
   return np.linalg.norm(a - b) / np.linalg.norm(b)
-
-
-def quick_jit(f):
-  """jax.jit without most optimisations: compiling is what takes time here."""
-  options = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-  }
-  return jax.jit(f, compiler_options=options)
 
 
 def setup(name):
