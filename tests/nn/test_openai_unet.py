@@ -1,3 +1,4 @@
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,23 +134,27 @@ def test_conditions_change_the_output():
 
 
 def test_timestep_shape_and_type_do_not_matter():
-  x = images()
-  v = variables(TINY)
-  want = TINY.apply(v, x, jnp.array([7, 7]))
-  for t in (jnp.float32(7), jnp.array([7.0, 7.0], jnp.bfloat16)):
-    np.testing.assert_array_equal(TINY.apply(v, x, t), want)
-  assert not np.allclose(TINY.apply(v, x, 8), want)
+  v, x = variables(TINY), images()
+  apply = quick_jit(TINY.apply)
+  want = apply(v, x, jnp.array([7, 7]))
+  np.testing.assert_array_equal(apply(v, x, jnp.bfloat16(7)), want)
+  assert not np.allclose(apply(v, x, jnp.array([8, 7]))[0], want[0])
 
 
 def test_dropout_needs_its_key_and_acts_only_in_training():
-  x = images()
-  v = variables(TINY)
-  keys = [{"dropout": jax.random.key(i, impl="rbg")} for i in (0, 1)]
-  a, b = (TINY.apply(v, x, 1, deterministic=False, rngs=key) for key in keys)
-  assert not np.allclose(a, b)
-  np.testing.assert_array_equal(
-    TINY.apply(v, x, 1, rngs=keys[0]), TINY.apply(v, x, 1)
-  )
+  v, x = variables(TINY), images()
+
+  def run(seed, deterministic):
+    rngs = {"dropout": jax.random.key(seed, impl="rbg")}
+    return TINY.apply(v, x, 1, deterministic=deterministic, rngs=rngs)
+
+  train = quick_jit(lambda seed: run(seed, False))
+  assert not np.allclose(train(0), train(1))
+  with pytest.raises(flax.errors.InvalidRngError):
+    jax.eval_shape(lambda: TINY.apply(v, x, 1, deterministic=False))
+  draws = lambda *args: "random_bits" in str(jax.make_jaxpr(run, 1)(*args))
+  assert draws(0, False)
+  assert not draws(0, True)
 
 
 def test_dropout_is_before_the_second_convolution():
