@@ -142,7 +142,12 @@ class HalfUNet(nn.Module):
     """An attention block."""
     module = nn.remat(AttentionBlock) if self.remat else AttentionBlock
     if self.num_head_channels is not None:
-      num_heads = h.shape[-1] // self.num_head_channels
+      num_heads, rest = divmod(h.shape[-1], self.num_head_channels)
+      if rest:
+        raise ValueError(
+          f"{name} has heads of {self.num_head_channels} channels and needs a "
+          f"width that they divide, got {h.shape[-1]}."
+        )
     block = module(num_heads, self.new_attention_order, self.dtype, name=name)
     return block(h)
 
@@ -167,13 +172,6 @@ class HalfUNet(nn.Module):
       raise ValueError(
         f"{name} has feature maps of heights {heights}, so attention at "
         f"{self.attention_resolutions} does not exist."
-      )
-    widths = [self.width(i) for i in range(levels)]
-    head = self.num_head_channels or 1
-    if any(width % head for width in widths):
-      raise ValueError(
-        f"{name} with heads of {head} channels needs widths divisible by "
-        f"{head}, got {widths}."
       )
 
 
@@ -266,8 +264,8 @@ class UNet(HalfUNet):
       raise ValueError(
         f"UNet with super_resolution {self.super_resolution} needs {wanted}."
       )
-    if low_res is not None and low_res.shape != (
-      *(x.shape[0], *low_res.shape[1:3], x.shape[3]),
+    if low_res is not None and (
+      low_res.ndim != 4 or low_res.shape[::3] != x.shape[::3]
     ):
       raise ValueError(
         f"UNet needs low_res of shape [B, h, w, C] with B and C of x "
@@ -279,10 +277,10 @@ _WIDTHS_128 = (1, 1, 2, 3, 4)
 _WIDTHS_256 = (1, 1, 2, 2, 4, 4)
 _WIDTHS_512 = (0.5, 1, 1, 2, 2, 4, 4)
 
-# Nichol & Dhariwal 2021; options of the released checkpoints. Of T = 4000
-# steps 0, ..., T - 1 "imagenet64" and "cifar10" expect t 1000 / T, the others,
-# and all of ADM's, t itself. "imagenet64" and "cifar10" were released twice,
-# trained with L_hybrid and with L_vlb.
+# Nichol & Dhariwal 2021; options of the released checkpoints. With steps
+# 0, ..., T - 1 called t, "imagenet64" and "cifar10" (T = 4000) expect
+# t 1000 / T, the others, and all of ADM's, t itself. Those two were released
+# twice, trained with L_hybrid and with L_vlb.
 IDDPM_NETWORKS = {
   "imagenet64": UNet(),
   "imagenet64_cond": UNet(192, num_classes=1000),
