@@ -108,7 +108,8 @@ for name in {HEAVY!r}:
   sys.modules[name] = None
 import jaxgen, jaxgen.diffusion, jaxgen.training, jaxgen.data
 import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
-import jaxgen.metrics, jaxgen.convert.torch_files
+import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
+import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
