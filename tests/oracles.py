@@ -44,11 +44,14 @@ PROCESSES = {
   "vp": jd.VPSDE(),
   "subvp": jd.SubVPSDE(),
   "ve": jd.VESDE(),
+  "karras": jd.KarrasProcess(),
 }
 
 
 def grid(process, n):
   """n steps from T to the end of sampling."""
+  if isinstance(process, jd.KarrasProcess):
+    return jd.karras_times(n + 1)[:-1]
   if isinstance(process.T, int):
     return jd.descending_times(process.T, n)
   return jd.continuous_times(process, n, 1e-5)

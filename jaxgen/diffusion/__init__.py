@@ -4,10 +4,21 @@ from jaxgen.diffusion.denoisers import (
   Denoiser,
   clip_x_0,
   eps_denoiser,
+  learned_range_denoiser,
+  learned_variance_denoiser,
   mean_denoiser,
   score_denoiser,
   velocity_denoiser,
   x_0_denoiser,
+)
+from jaxgen.diffusion.editing import slerp
+from jaxgen.diffusion.edm import (
+  Churn,
+  KarrasProcess,
+  edm_denoiser,
+  edm_heun,
+  edm_loss,
+  karras_times,
 )
 from jaxgen.diffusion.gaussian import (
   posterior,
@@ -16,15 +27,24 @@ from jaxgen.diffusion.gaussian import (
   snr,
   transition,
 )
+from jaxgen.diffusion.guidance import (
+  classifier_free,
+  classifier_guided,
+  guided_network,
+  log_prob_gradient,
+)
 from jaxgen.diffusion.likelihood import VLB, vlb_bits_per_dim
 from jaxgen.diffusion.loop import sample, trajectory
 from jaxgen.diffusion.losses import (
+  hybrid_loss,
   mean_loss,
   simple_loss,
   velocity_loss,
   vlb_loss,
+  vlb_losses,
   x_0_loss,
 )
+from jaxgen.diffusion.multistep import dpm_solver_pp_2m, plms
 from jaxgen.diffusion.predictions import (
   Prediction,
   from_eps,
@@ -66,18 +86,26 @@ __all__ = [
   "VESDE",
   "VLB",
   "VPSDE",
+  "Churn",
   "Denoiser",
   "DiscreteProcess",
+  "KarrasProcess",
   "Prediction",
   "Process",
   "Sampler",
   "SubVPSDE",
   "ancestral",
+  "classifier_free",
+  "classifier_guided",
   "clip_x_0",
   "continuous_times",
   "cosine_betas",
   "ddim",
   "descending_times",
+  "dpm_solver_pp_2m",
+  "edm_denoiser",
+  "edm_heun",
+  "edm_loss",
   "eps_denoiser",
   "from_eps",
   "from_mean",
@@ -85,11 +113,18 @@ __all__ = [
   "from_velocity",
   "from_x_0",
   "geometric_sigmas",
+  "guided_network",
+  "hybrid_loss",
+  "karras_times",
+  "learned_range_denoiser",
+  "learned_variance_denoiser",
   "linear_betas",
+  "log_prob_gradient",
   "marginal",
   "mean_denoiser",
   "mean_loss",
   "p_mean_variance",
+  "plms",
   "posterior",
   "prior",
   "q_sample",
@@ -101,6 +136,7 @@ __all__ = [
   "score_denoiser",
   "score_of",
   "simple_loss",
+  "slerp",
   "snr",
   "trajectory",
   "transition",
@@ -110,6 +146,7 @@ __all__ = [
   "velocity_of",
   "vlb_bits_per_dim",
   "vlb_loss",
+  "vlb_losses",
   "x_0_denoiser",
   "x_0_loss",
 ]

@@ -52,6 +52,35 @@ def mean_denoiser(process: Process, network: Network) -> Denoiser:
   return lambda x, t: from_mean(process, x, t, call(network, x, t))
 
 
+def learned_range_denoiser(process: Process, network: Network) -> Denoiser:
+  """The denoiser of a network that predicts eps and improved DDPM's v.
+
+  The output has twice x's channels: eps, and a number that maps from [-1, 1]
+  to v in [0, 1] (Nichol & Dhariwal 2021, Eq. 15). It is not clipped.
+  """
+
+  def denoiser(x_t: Array, t: Array) -> Prediction:
+    eps, v = _halves(call(network, x_t, t), x_t)
+    return from_eps(process, x_t, t, eps)._replace(v=(v + 1) / 2)
+
+  return denoiser
+
+
+def learned_variance_denoiser(process: Process, network: Network) -> Denoiser:
+  """The denoiser of a network that predicts eps and the log-variance.
+
+  The output has twice x's channels. The variance is that of x_{t-1}: it fits no
+  other step (Nichol & Dhariwal 2021, "learned").
+  """
+
+  def denoiser(x_t: Array, t: Array) -> Prediction:
+    eps, log_variance = _halves(call(network, x_t, t), x_t)
+    prediction = from_eps(process, x_t, t, eps)
+    return prediction._replace(log_variance=log_variance)
+
+  return denoiser
+
+
 def clip_x_0(
   process: Process, denoiser: Denoiser, low: float = -1.0, high: float = 1.0
 ) -> Denoiser:
@@ -71,6 +100,17 @@ def clip_x_0(
     return prediction._replace(x_0=x_0, eps=eps)
 
   return clipped
+
+
+def _halves(output: Array, x_t: Array) -> tuple[Array, Array]:
+  wanted = (*x_t.shape[:-1], 2 * x_t.shape[-1])
+  if output.shape != wanted:
+    raise ValueError(
+      f"a network with learned variance has output {wanted} for x_t "
+      f"{x_t.shape}, got {output.shape}"
+    )
+  first, second = jnp.split(output, 2, axis=-1)
+  return first, second
 
 
 def call(network: Network, x_t: Array, t: Array) -> Array:

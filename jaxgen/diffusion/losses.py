@@ -14,7 +14,11 @@ Every loss takes the network's output as it is; the step's randomness is in
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.denoisers import Denoiser, call
+from jaxgen.diffusion.denoisers import (
+  Denoiser,
+  call,
+  learned_range_denoiser,
+)
 from jaxgen.diffusion.gaussian import posterior, q_sample
 from jaxgen.diffusion.likelihood import vlb_term
 from jaxgen.diffusion.predictions import Prediction, velocity_of
@@ -97,7 +101,7 @@ def mean_loss(
   return _mse(call(network, x_t, t), target)
 
 
-def vlb_loss(
+def vlb_losses(
   process: DiscreteProcess,
   denoiser: Denoiser,
   key: Key,
@@ -105,10 +109,11 @@ def vlb_loss(
   variance: float = FIXED_SMALL,
   t: Array | None = None,
 ) -> Array:
-  """L = E T L_{t-1}: an unbiased estimate of the variational bound, bits/dim.
+  """T L_{t-1} of each example, in bits/dim, `[B]`.
 
-  DDPM Eq. 5 without its constant L_T: KL terms for t > 1 and the discretised
-  decoder's -log p(x_0 | x_1) at t = 1 (Eq. 13).
+  Their mean over uniform t is the variational bound, DDPM Eq. 5 without its
+  constant L_T: KL terms for t > 1 and the discretised decoder's
+  -log p(x_0 | x_1) at t = 1 (Eq. 13).
 
   Args:
     process: the forward process.
@@ -118,13 +123,55 @@ def vlb_loss(
     x_0: `[B, ...]` in [-1, 1].
     variance: as in `p_mean_variance`.
     t: `[]` or `[B]`; random when None.
+  """
+  t, x_t, _ = _draw(process, key, x_0, t)
+  return process.T * vlb_term(
+    process, denoiser(x_t, t), x_0, x_t, t, t - 1, variance
+  )
+
+
+def vlb_loss(
+  process: DiscreteProcess,
+  denoiser: Denoiser,
+  key: Key,
+  x_0: Array,
+  variance: float = FIXED_SMALL,
+  t: Array | None = None,
+) -> Array:
+  """The mean of `vlb_losses`, a scalar: an estimate of the bound."""
+  return vlb_losses(process, denoiser, key, x_0, variance, t).mean()
+
+
+def hybrid_loss(
+  process: DiscreteProcess,
+  network: Network,
+  key: Key,
+  x_0: Array,
+  weight: float = 0.001,
+  t: Array | None = None,
+) -> Array:
+  """L_hybrid = L_simple + lambda L_vlb (Nichol & Dhariwal 2021, Eq. 16).
+
+  The bound teaches the variance alone: no gradient flows from it to eps. Its
+  mean over t instead of the sum over t, as in the released "plain" loss of
+  their larger models and of ADM, is weight = 1 / T.
+
+  Args:
+    process: the forward process.
+    network: predicts eps and v, see `learned_range_denoiser`.
+    key: draws t and eps.
+    x_0: `[B, ...]` in [-1, 1].
+    weight: lambda.
+    t: `[]` or `[B]`; random when None.
 
   Returns:
     A scalar.
   """
-  t, x_t, _ = _draw(process, key, x_0, t)
-  term = vlb_term(process, denoiser(x_t, t), x_0, x_t, t, t - 1, variance)
-  return process.T * term.mean()
+  t, x_t, eps = _draw(process, key, x_0, t)
+  prediction = learned_range_denoiser(process, network)(x_t, t)
+  frozen = jax.lax.stop_gradient(prediction)._replace(v=prediction.v)
+  bound = process.T * vlb_term(process, frozen, x_0, x_t, t, t - 1).mean()
+  return _mse(prediction.eps, eps) + weight * bound
 
 
 def _draw(process, key, x_0, t):

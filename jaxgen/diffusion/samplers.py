@@ -33,7 +33,10 @@ class Sampler(NamedTuple):
 
 
 def ancestral(
-  process: Process, denoiser: Denoiser, variance: float = FIXED_SMALL
+  process: Process,
+  denoiser: Denoiser,
+  variance: float = FIXED_SMALL,
+  gradient: Callable[[Array, Array], Array] | None = None,
 ) -> Sampler:
   """Ancestral sampling, x_s ~ p(x_s | x_t) of `p_mean_variance`.
 
@@ -44,7 +47,9 @@ def ancestral(
     process: the forward process.
     denoiser: the model.
     variance: FIXED_SMALL, FIXED_LARGE, or a number between, where the denoiser
-      predicts no variance of its own.
+      predicts no variance of its own. FIXED_LARGE is DDIM's sigma-hat.
+    gradient: (x_t, t) -> s grad log p(y | x_t): classifier guidance as in ADM's
+      Algorithm 1, mean + Sigma gradient (Dhariwal & Nichol 2021).
   """
   check_unit("variance", variance)
 
@@ -52,6 +57,8 @@ def ancestral(
     mean, log_variance = p_mean_variance(
       process, denoiser(x_t, t), x_t, t, s, variance
     )
+    if gradient is not None:
+      mean = mean + jnp.exp(log_variance) * gradient(x_t, t)
     _, sigma_s = marginal(process, s, x_t)
     std = jnp.where(sigma_s > 0, jnp.exp(0.5 * log_variance), 0.0)
     return mean + std * normal_like(key, x_t), memory

@@ -27,6 +27,9 @@ SAMPLERS = {
   "ddim": jd.ddim,
   "ddim-0.5": functools.partial(jd.ddim, eta=0.5),
   "ddim-1": functools.partial(jd.ddim, eta=1.0),
+  "edm-heun": jd.edm_heun,
+  "dpm-solver-2m": jd.dpm_solver_pp_2m,
+  "plms": jd.plms,
 }
 # The largest error of the standardised mean and of the relative variance at
 # 128 steps. Ancestral steps lack the variance of x_0 given x_t, and fixed large
@@ -37,22 +40,27 @@ BOUNDS = {
   "ddim": 0.06,
   "ddim-0.5": 0.09,
   "ddim-1": 0.13,
+  "edm-heun": 0.03,
+  "dpm-solver-2m": 0.05,
+  "plms": 0.03,
 }
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
-def step(sampler, process, mixture, key, x, t, s):
+def step(sampler, process, mixture, key, x, t, s, memory):
   """One step, compiled once for all grids and all processes of a type."""
   denoiser = oracles.denoiser(process, mixture, "x_0")
-  return SAMPLERS[sampler](process, denoiser).step(key, x, t, s, ())[0]
+  return SAMPLERS[sampler](process, denoiser).step(key, x, t, s, memory)
 
 
 def run(seed, x, times, process_name, sampler, data):
   """What `sample` does, by hand."""
   arguments = (oracles.PROCESSES[process_name], getattr(oracles, data))
   keys = jax.random.split(jax.random.key(seed), len(times))
+  denoiser = oracles.denoiser(*arguments, "x_0")
+  memory = SAMPLERS[sampler](arguments[0], denoiser).init(x)
   for key, t, s in zip(keys, times, times[1:], strict=False):
-    x = step(sampler, *arguments, key, x, t, s)
+    x, memory = step(sampler, *arguments, key, x, t, s, memory)
   return x
 
 
@@ -98,6 +106,26 @@ def test_ddim_is_of_first_order(process_name):
     errors.append(np.abs(np.asarray(out) - exact).max())
   order = np.polyfit(np.log([50, 100, 200]), np.log(errors), 1)[0]
   assert -1.25 < order < -0.75, (order, errors)
+
+
+@pytest.mark.parametrize("sampler", ["edm-heun", "dpm-solver-2m", "plms"])
+@pytest.mark.parametrize("process_name", ["vp", "subvp", "karras"])
+def test_solvers_of_second_order(process_name, sampler):
+  """Between two noise levels, on a smooth grid; PLMS is of order 2 or more."""
+  process = oracles.PROCESSES[process_name]
+  first, last = (20.0, 0.2) if process_name == "karras" else (0.9, 0.2)
+  errors, counts = [], (40, 80, 160)
+  with jax.enable_x64(True):
+    for steps in counts:
+      times = np.linspace(first ** (1 / 7), last ** (1 / 7), steps + 1) ** 7
+      x = jnp.linspace(-2.0, 2.0, 11)[:, None]
+      out = run(0, x, times, process_name, sampler, "GAUSSIAN")
+      exact = oracles.gaussian_flow(
+        oracles.GAUSSIAN, process, times[0], times[-1], x
+      )
+      errors.append(np.abs(np.asarray(out) - exact).max())
+  order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+  assert 1.7 < order < (4.5 if sampler == "plms" else 2.6), (order, errors)
 
 
 @pytest.mark.parametrize("process_name", oracles.PROCESSES)
