@@ -18,21 +18,18 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 from rich.progress import track
 
-from experiments import results
+from experiments import models, results
 from experiments.cli import command_line
-from experiments.ddpm import model
-from experiments.ddpm.config import Config
-from experiments.ddpm.model import Weights
-from experiments.ddpm.sample import Sampling, make_draw
+from experiments.models import CROPS, Model
 from experiments.plots import save_grid
-from experiments.sampling import generate_shards
+from experiments.sampling import Sampling, generate_shards, make_draw
 from jaxgen import data
 from jaxgen.data import center_crop_resize
 from jaxgen.data.batches import Crop
@@ -183,7 +180,7 @@ class Yardstick(NamedTuple):
   scoring: Scoring
 
 
-def make_yardstick(config: Config, scoring: Scoring) -> Yardstick:
+def make_yardstick(config: Any, scoring: Scoring) -> Yardstick:
   """The yardstick for a model; by default its own training split."""
   own = f"{config.dataset}:{config.split}"
   scoring = dataclasses.replace(scoring, reference=scoring.reference or own)
@@ -198,13 +195,13 @@ def make_yardstick(config: Config, scoring: Scoring) -> Yardstick:
     extractor,
     config.image_size,
     config.data_dir,
-    model.CROPS[config.crop],
+    CROPS[config.crop],
   )
   return Yardstick(extractor, reference, scoring)
 
 
 def score_samples(
-  weights: Weights,
+  model: Model,
   how: Sampling,
   yardstick: Yardstick,
   n: int,
@@ -215,7 +212,7 @@ def score_samples(
   """Scores of n images of a model, and the images.
 
   Args:
-    weights: a loaded model, see `experiments.ddpm.model.load`.
+    model: the model.
     how: the sampler.
     yardstick: what the images are held against.
     n: how many images.
@@ -223,16 +220,21 @@ def score_samples(
     seed: of the images.
     batch_size: images drawn at a time.
   """
-  config, unet, params = weights
   extractor, reference, scoring = yardstick
   identity = {
-    "weights": params_digest(params),
+    "weights": params_digest(model.params),
     "sampling": dataclasses.asdict(how),
-    "image_size": config.image_size,
+    "image_size": model.config.image_size,
   }
-  draw = make_draw(config, unet, how)
   images = generate_shards(
-    draw, params, n, directory, identity, seed, batch_size, scoring.truncate
+    make_draw(model, how),
+    model.params,
+    n,
+    directory,
+    identity,
+    seed,
+    batch_size,
+    scoring.truncate,
   )
   generated = image_statistics(
     images, "samples", extractor, scoring.feature_batch
@@ -301,10 +303,10 @@ def main(
   directory = Path(out)
   shown: Sequence[np.ndarray]
   if weights:
-    loaded = model.load(weights)
-    yardstick = make_yardstick(loaded[0], scoring)
+    model = models.load(weights)
+    yardstick = make_yardstick(model.config, scoring)
     found, shown = score_samples(
-      loaded, how, yardstick, n, directory / "images", seed, sampling_batch
+      model, how, yardstick, n, directory / "images", seed, sampling_batch
     )
   else:
     extractor = make_extractor(scoring, dataset_and_split(scoring.reference)[0])

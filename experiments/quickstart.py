@@ -18,10 +18,9 @@ from experiments import results
 from experiments.cli import command_line
 from experiments.ddpm import model
 from experiments.ddpm.config import CONFIGS, Config, smoke
-from experiments.ddpm.sample import Sampling, make_draw
 from experiments.ddpm.train import train
 from experiments.plots import save_grid
-from experiments.sampling import generate
+from experiments.sampling import Sampling, generate, make_draw
 from jaxgen import data
 
 SAMPLERS = {
@@ -62,7 +61,8 @@ def main(
   rows = [describe("held-out digits", held_out[:500], train_images, 0.0, n)]
   for name, how in samplers.items():
     clock = results.Timer()
-    images = generate(make_draw(config, unet, how), params, n, label=name)
+    draw = make_draw(model.as_model(config, unet, params), how)
+    images = generate(draw, params, n, label=name)
     rows.append(describe(name, images, train_images, clock.seconds(), n))
     save_grid(directory / f"{name}.png", images, 8, 2)
   strip = denoising_strip(config, unet, params)

@@ -1,9 +1,11 @@
-"""Images from a model: per-image keys, batches over all devices, uint8 out."""
+"""Images from a model: ways to sample, per-image keys, batches over devices."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +13,79 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.progress import track
 
+import jaxgen.diffusion as jd
+from experiments.models import Model
 from jaxgen import data, training
 from jaxgen.metrics.files import read_images, write_images
 from jaxgen.types import Array, Key, PyTree
 
 # (params, keys [B]) -> x [B, H, W, C] in [-1, 1], jitted.
 Draw = Callable[[PyTree, Key], Array]
+Grid = Literal["even", "uniform", "quadratic", "respaced"]
+GRIDS = {
+  "even": jd.descending_times,
+  "uniform": jd.uniform_times,
+  "quadratic": jd.quadratic_times,
+  "respaced": lambda T, n: jd.respaced_times(T, str(n)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How to sample.
+
+  Attributes:
+    sampler: "ddpm" is ancestral sampling, "ddim" takes eta.
+    steps: of the sampler; for "ddpm" all T as a rule.
+    grid: "even" spreads the steps from T to 0, "uniform" and "quadratic" are
+      DDIM's (App. D.2), "respaced" is improved DDPM's (section 4).
+    eta: DDIM's.
+    variance: of the ancestral step, where none is learned; the model's own by
+      default.
+    clip: clip the estimate of x_0 to [-1, 1] at every step.
+  """
+
+  sampler: Literal["ddpm", "ddim"] = "ddpm"
+  steps: int = 1000
+  grid: Grid = "even"
+  eta: float = 0.0
+  variance: Literal["small", "large"] | None = None
+  clip: bool = True
+
+
+def make_draw(model: Model, how: Sampling) -> Draw:
+  """The jitted (params, keys) -> images of a way to sample.
+
+  A class-conditional model is told a label drawn from each image's key.
+  """
+  config, process = model.config, model.process
+  times = GRIDS[how.grid](config.T, how.steps)
+  size = config.image_size
+  fixed = {"small": jd.FIXED_SMALL, "large": jd.FIXED_LARGE}
+
+  @jax.jit
+  def draw(params, keys):
+    labels = _labels(keys, model.num_classes) if model.num_classes else None
+    denoiser = model.denoiser(params, labels)
+    if how.clip:
+      denoiser = jd.clip_x_0(process, denoiser)
+    if how.sampler == "ddpm":
+      variance = fixed[how.variance] if how.variance else model.variance
+      sampler = jd.ancestral(process, denoiser, variance)
+    else:
+      sampler = jd.ddim(process, denoiser, how.eta)
+    shape = (keys.shape[0], size, size, config.image_channels)
+    return jd.sample(keys, jd.prior(process, keys, shape), times, sampler)
+
+  return draw
+
+
+def _labels(keys: Key, num_classes: int) -> Array:
+  """A uniform label for each key, of a stream that no sampler uses."""
+  draw = lambda key: jax.random.randint(
+    jax.random.fold_in(key, 2**31 - 1), (), 0, num_classes
+  )
+  return jax.vmap(draw)(keys)
 
 
 def generate(

@@ -5,14 +5,15 @@ LSUN models are DDPM's; `python -m experiments.ddpm.train celeba64` trains the
 CelebA one.
 """
 
-from experiments.ddpm.config import Config
-from experiments.ddpm.sample import Grid, Sampling
+from typing import Any
+
+from experiments.sampling import Grid, Sampling
 
 STEPS = (10, 20, 50, 100, 1000)
 ETAS = ("0.0", "0.2", "0.5", "1.0", "sigma-hat")
 
 
-def sampling(config: Config, steps: int, eta: str) -> Sampling:
+def sampling(config: Any, steps: int, eta: str) -> Sampling:
   """S steps of the paper's sampler for a data set.
 
   tau is quadratic for CIFAR-10, linear elsewhere (App. D.2), and all of 1, ...,

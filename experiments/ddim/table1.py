@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments import results
+from experiments import models, results
 from experiments.cli import command_line
 from experiments.ddim.sampling import ETAS, STEPS, sampling
-from experiments.ddpm import model
 from experiments.evaluate import (
   DEFAULT_SCORING,
   Scoring,
@@ -97,8 +96,8 @@ def main(
     steps: the S, of the paper's 10, 20, 50, 100, 1000.
     out: directory for images and results.
   """
-  loaded = model.load(weights)
-  config = loaded[0]
+  model = models.load(weights)
+  config = model.config
   yardstick = make_yardstick(config, scoring)
   table = "celeba64" if config.dataset == "celeb_a" else "cifar10"
   measured, shown = [], []
@@ -112,7 +111,7 @@ def main(
       directory = Path(out) / f"eta-{eta}-S-{s}"
       how = sampling(config, s, eta)
       found, images = score_samples(
-        loaded, how, yardstick, n, directory, seed, sampling_batch
+        model, how, yardstick, n, directory, seed, sampling_batch
       )
       ours[column], values[column] = cell(found["FID"]), found["FID"].value
       kept |= {

@@ -17,9 +17,9 @@ import tyro
 from rich.progress import track
 
 import jaxgen.diffusion as jd
-from experiments import results
+from experiments import models, results
 from experiments.cli import command_line
-from experiments.ddpm import model
+from experiments.models import CROPS
 from experiments.results import Claim, Row
 from jaxgen import data
 
@@ -78,10 +78,10 @@ def main(
     out: directory for the results.
   """
   timer = results.Timer()
-  config, unet, params = model.load(weights)
-  process = model.make_process(config)
+  model = models.load(weights)
+  config, process = model.config, model.process
   source = data.load(config.dataset, config.test_split, config.data_dir or None)
-  crop = model.CROPS[config.crop]
+  crop = CROPS[config.crop]
   n = min(n, len(source))
   x = np.stack([crop(source[i]["image"], config.image_size) for i in range(n)])
   ours, values = {}, {}
@@ -89,13 +89,12 @@ def main(
 
     @jax.jit
     def error(params, x_0, s=s):
-      network = model.make_network(unet, params)
-      denoiser = model.make_denoiser(config, process, network)
+      denoiser = model.denoiser(params, None)
       x_hat = reconstruct(process, denoiser, x_0, s)
       return jnp.square((x_hat - x_0) / 2).mean((1, 2, 3))
 
     parts = [
-      error(params, data.to_unit(x[i : i + batch_size]))
+      error(model.params, data.to_unit(x[i : i + batch_size]))
       for i in range(0, n, batch_size)
     ]
     value = float(np.concatenate(parts).mean())

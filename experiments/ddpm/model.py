@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
 from experiments.ddpm.config import CONFIGS, Config
-from jaxgen import data, training
+from experiments.models import Model
+from jaxgen import training
 from jaxgen.convert import ddpm as published
 from jaxgen.nn.ddpm_unet import UNet
 from jaxgen.types import Array, Key, Network, PyTree
@@ -29,7 +30,6 @@ SIMPLE_LOSS = {
 }
 # Configuration, network, parameters.
 Weights = tuple[Config, UNet, PyTree]
-CROPS = {"center": data.center_crop_resize, "celeba": data.celeba_crop}
 VARIANCE = {"small": jd.FIXED_SMALL, "large": jd.FIXED_LARGE, "learned": 0.0}
 
 
@@ -148,3 +148,20 @@ def load(weights: str) -> Weights:
     attention_resolutions=unet.attention_resolutions,
   )
   return config, unet, params
+
+
+def as_model(config: Config, unet: UNet, params: PyTree) -> Model:
+  """What sampling and scoring need of a network."""
+  process = make_process(config)
+
+  def denoiser(params: PyTree, labels: Array | None) -> jd.Denoiser:
+    del labels
+    return make_denoiser(config, process, make_network(unet, params))
+
+  variance = VARIANCE[config.variance]
+  return Model(config, process, params, denoiser, variance)
+
+
+def load_model(weights: str) -> Model:
+  """`load`, as a `Model`."""
+  return as_model(*load(weights))

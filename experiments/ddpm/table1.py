@@ -16,11 +16,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments import results
+from experiments import models, results
 from experiments.cli import command_line
-from experiments.ddpm import model
-from experiments.ddpm.evaluate import bits_per_dim
-from experiments.ddpm.sample import Sampling
 from experiments.evaluate import (
   DEFAULT_SCORING,
   Scoring,
@@ -28,8 +25,10 @@ from experiments.evaluate import (
   make_yardstick,
   score_samples,
 )
+from experiments.likelihood import bits_per_dim
 from experiments.plots import save_grid
 from experiments.results import Claim, Row
+from experiments.sampling import Sampling
 
 TITLE = "DDPM Table 1"
 _COMMAND = "python -m experiments.ddpm.table1 --weights runs/"
@@ -86,22 +85,21 @@ def main(
     out: directory for the results.
   """
   timer = results.Timer()
-  config, unet, params = model.load(weights)
+  model = models.load(weights)
+  config = model.config
   row = ROWS[config.loss == "simple"]
   ours, values = {}, {}
   for column, split in (
     ("NLL test", config.test_split),
     ("train", config.split),
   ):
-    mean, error = bits_per_dim(
-      config, unet, params, split, n, seed, sampling_batch
-    )
+    mean, error = bits_per_dim(model, split, n, seed, sampling_batch)
     ours[column] = f"≤ {mean:.3f} ± {error:.3f}"
     values[column] = mean
   directory = Path(out) / row.name / "images"
   how = Sampling(steps=config.T)
   found, images = score_samples(
-    (config, unet, params),
+    model,
     how,
     make_yardstick(config, scoring),
     num_samples,

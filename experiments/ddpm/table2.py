@@ -16,13 +16,10 @@ from typing import Any
 
 import tyro
 
-from experiments import results
+from experiments import models, results
 from experiments.cli import command_line
 from experiments.ddpm import config as configs
-from experiments.ddpm import model
 from experiments.ddpm.config import Config
-from experiments.ddpm.evaluate import bits_per_dim
-from experiments.ddpm.sample import Sampling
 from experiments.ddpm.train import train
 from experiments.evaluate import (
   DEFAULT_SCORING,
@@ -31,7 +28,9 @@ from experiments.evaluate import (
   make_yardstick,
   score_samples,
 )
+from experiments.likelihood import bits_per_dim
 from experiments.results import Claim, Row
+from experiments.sampling import Sampling
 
 TITLE = "DDPM Table 2"
 _COMMAND = "python -m experiments.ddpm.table2 cifar10"
@@ -104,12 +103,10 @@ def measure(
     ours, values, scores = {"NLL test": "diverged"}, {"FID": math.inf}, {}
     protocol += f"; {diverged}"
   else:
-    config, unet, params = model.load(str(workdir))
-    mean, error = bits_per_dim(
-      config, unet, params, config.test_split, sizes.bound_images
-    )
+    model = models.load(str(workdir))
+    mean, error = bits_per_dim(model, config.test_split, sizes.bound_images)
     found, _ = score_samples(
-      (config, unet, params),
+      model,
       Sampling(steps=config.T),
       make_yardstick(config, scoring),
       sizes.samples,

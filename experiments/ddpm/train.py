@@ -18,6 +18,7 @@ from experiments.cli import command_line
 from experiments.ddpm import config as configs
 from experiments.ddpm import model
 from experiments.ddpm.config import Config
+from experiments.models import CROPS
 from experiments.plots import plot_loss
 from jaxgen import data, training
 
@@ -62,7 +63,7 @@ def train(config: Config) -> Path:
       config.image_size,
       config.seed,
       flip=config.flip,
-      crop=model.CROPS[config.crop],
+      crop=CROPS[config.crop],
       num_workers=config.num_workers,
     )
     init_key, key = jax.random.split(jax.random.key(config.seed))

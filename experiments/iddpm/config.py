@@ -23,6 +23,7 @@ class Config:
     test_split: TFDS split for the likelihood of unseen images.
     image_size: height and width.
     image_channels: 1 for grey, 3 for colour.
+    crop: "center" is OpenAI's.
     num_classes: labels that the network is told; 0 for none.
     channels: width of the U-Net's first level.
     channel_mult: width of each level, in units of `channels`.
@@ -61,6 +62,7 @@ class Config:
   test_split: str = "validation"
   image_size: int = 64
   image_channels: int = 3
+  crop: Literal["center", "celeba"] = "center"
   num_classes: int = 0
   channels: int = 128
   channel_mult: tuple[int, ...] = (1, 2, 3, 4)

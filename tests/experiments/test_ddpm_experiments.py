@@ -18,9 +18,8 @@ from experiments.ddim import table1 as ddim_table1
 from experiments.ddim import table2 as ddim_table2
 from experiments.ddpm import figures, model, sample, table1, table2
 from experiments.ddpm.config import CONFIGS, Config
-from experiments.ddpm.sample import Sampling, make_draw
 from experiments.ddpm.train import train
-from experiments.sampling import generate
+from experiments.sampling import Sampling, generate, make_draw
 from jaxgen.convert import ddpm as published
 from jaxgen.metrics.protocol import from_dict
 
@@ -84,7 +83,7 @@ def test_another_experiment_is_refused(workdir):
 
 def test_image_i_does_not_depend_on_the_batch(workdir):
   config, unet, params = model.load(str(workdir))
-  draw = make_draw(config, unet, Sampling("ddpm", 5))
+  draw = make_draw(model.as_model(config, unet, params), Sampling("ddpm", 5))
   one = generate(draw, params, 20, batch_size=8)
   other = generate(draw, params, 11, batch_size=16)
   assert one.shape == (20, 28, 28, 1)

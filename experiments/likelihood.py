@@ -7,62 +7,58 @@ import numpy as np
 from rich.progress import track
 
 import jaxgen.diffusion as jd
-from experiments.ddpm import model
-from experiments.ddpm.config import Config
+from experiments.models import CROPS, Model
 from jaxgen import data, training
-from jaxgen.nn.ddpm_unet import UNet
-from jaxgen.types import PyTree
 
 
 def bits_per_dim(
-  config: Config,
-  unet: UNet,
-  params: PyTree,
+  model: Model,
   split: str,
   n: int,
   seed: int = 0,
   batch_size: int = 64,
+  chunk: int = 1,
 ) -> tuple[float, float]:
   """The variational bound's mean over images, with x_0 clipped.
 
-  All T terms, one noise draw each, as in the paper's evaluation.
+  All T terms, one noise draw each, as in the papers' evaluations.
 
   Args:
-    config: of the model.
-    unet: its network.
-    params: its parameters.
+    model: the model.
     split: TFDS split.
     n: the first n images of the split; fewer if it is smaller.
     seed: of the noise.
     batch_size: images at a time, over all devices.
+    chunk: terms at a time.
 
   Returns:
     (mean, standard error) in bits per dimension.
   """
-  process = model.make_process(config)
+  config, process = model.config, model.process
   mesh = training.make_mesh()
   batch_size = -(-min(batch_size, n) // mesh.size) * mesh.size
-  params = training.shard_state(mesh, params)
+  params = training.shard_state(mesh, model.params)
 
   @jax.jit
-  def bound(params, key, x_0):
-    network = model.make_network(unet, params)
-    denoiser = model.make_denoiser(config, process, network)
-    denoiser = jd.clip_x_0(process, denoiser)
-    variance = model.VARIANCE[config.variance]
-    return jd.vlb_bits_per_dim(process, denoiser, key, x_0, variance).total
+  def bound(params, key, batch):
+    labels = batch["label"] if model.num_classes else None
+    denoiser = jd.clip_x_0(process, model.denoiser(params, labels))
+    return jd.vlb_bits_per_dim(
+      process, denoiser, key, batch["image"], model.variance, chunk=chunk
+    ).total
 
   source = data.load(config.dataset, split, config.data_dir or None)
   batches = data.eval_batches(
-    source, batch_size, config.image_size, crop=model.CROPS[config.crop]
+    source, batch_size, config.image_size, crop=CROPS[config.crop]
   )
+  kept = ("image", "label") if model.num_classes else ("image",)
   count = -(-min(n, len(source)) // batch_size)
   totals = []
   for i, batch in enumerate(
     track(itertools.islice(batches, count), f"bits/dim of {split}", count)
   ):
-    images = training.shard_batch(mesh, {"image": batch["image"]})["image"]
+    x = training.shard_batch(mesh, {name: batch[name] for name in kept})
     key = jax.random.fold_in(jax.random.key(seed), i)
-    totals.append(np.asarray(bound(params, key, images))[batch["mask"]])
+    totals.append(np.asarray(bound(params, key, x))[batch["mask"]])
   values = np.concatenate(totals)[:n]
   return float(values.mean()), float(values.std() / np.sqrt(len(values)))

@@ -1,0 +1,178 @@
+"""From a configuration to the objects of the library."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxgen.diffusion as jd
+from experiments.iddpm.config import CONFIGS, Config
+from experiments.models import Model
+from jaxgen import training
+from jaxgen.convert import openai
+from jaxgen.diffusion import importance
+from jaxgen.nn.ddpm_unet import depth_to_space, space_to_depth
+from jaxgen.nn.openai_unet import UNet
+from jaxgen.types import Array, Key, Network, PyTree
+
+# The released files and what they were trained with, where not the default.
+RELEASED: dict[str, tuple[str, dict[str, Any]]] = {
+  "imagenet64_uncond_100M_1500K.pt": ("imagenet64", {}),
+  "imagenet64_uncond_vlb_100M_1500K.pt": ("imagenet64", {"objective": "vlb"}),
+  "imagenet64_cond_270M_250K.pt": ("imagenet64_cond", {}),
+  "cifar10_uncond_50M_500K.pt": ("cifar10", {}),
+  "cifar10_uncond_vlb_50M_500K.pt": ("cifar10", {"objective": "vlb"}),
+  "lsun_uncond_100M_1200K_bs128.pt": ("lsun_bedroom", {}),
+  "lsun_uncond_100M_2400K_bs64.pt": ("lsun_bedroom", {"lr": 2e-5}),
+}
+
+
+def make_process(config: Config) -> jd.DiscreteProcess:
+  """The discrete process; linear betas shrink so that T changes no marginal."""
+  if config.schedule == "cosine":
+    betas = jd.cosine_betas(config.T)
+  else:
+    scale = 1000 / config.T
+    betas = jd.linear_betas(config.T, 1e-4 * scale, 0.02 * scale)
+  return jd.DiscreteProcess.from_betas(betas)
+
+
+def make_unet(config: Config) -> UNet:
+  """The U-Net; all objectives but "simple" have it predict v as well."""
+  outputs = 1 if config.objective == "simple" else 2
+  fields = [f.name for f in dataclasses.fields(UNet)]
+  shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
+  return UNet(
+    **shared
+    | {
+      "dtype": jnp.dtype(config.dtype),
+      "num_classes": config.num_classes or None,
+      "out_channels": config.image_channels * outputs * config.patch_size**2,
+    }
+  )
+
+
+def init_params(config: Config, unet: UNet, key: Key) -> PyTree:
+  """Fresh parameters."""
+  size = config.image_size // config.patch_size
+  x = jnp.zeros((1, size, size, config.image_channels * config.patch_size**2))
+  y = jnp.zeros(1, jnp.int32) if config.num_classes else None
+  return jax.jit(unet.init)(key, x, jnp.zeros(1), y)["params"]
+
+
+def make_network(
+  config: Config,
+  unet: UNet,
+  params: PyTree,
+  labels: Array | None = None,
+  dropout_key: Key | None = None,
+) -> Network:
+  """The U-Net closed over parameters and labels; it counts t from 0."""
+  rescale = 1000 / config.T if config.rescale_timesteps else 1
+
+  def network(x: Array, t: Array) -> Array:
+    output = unet.apply(
+      {"params": params},
+      space_to_depth(x, config.patch_size),
+      (t - 1) * rescale,
+      labels,
+      deterministic=dropout_key is None,
+      rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return depth_to_space(jnp.asarray(output), config.patch_size)
+
+  return network
+
+
+def make_denoiser(
+  config: Config, process: jd.DiscreteProcess, network: Network
+) -> jd.Denoiser:
+  """The denoiser, with the learned variance if there is one."""
+  if config.objective == "simple":
+    return jd.eps_denoiser(process, network)
+  return jd.learned_range_denoiser(process, network)
+
+
+def make_loss(
+  config: Config, process: jd.DiscreteProcess, unet: UNet
+) -> Callable[..., Any]:
+  """The training loss (params, key, batch[, loss history])."""
+
+  def network_of(params, key, batch):
+    labels = batch["label"] if config.num_classes else None
+    return make_network(config, unet, params, labels, key)
+
+  def loss(params, key, batch):
+    key, dropout_key = jax.random.split(key)
+    network, x_0 = network_of(params, dropout_key, batch), batch["image"]
+    if config.objective == "simple":
+      return jd.simple_loss(process, network, key, x_0)
+    return jd.hybrid_loss(process, network, key, x_0, config.hybrid_weight)
+
+  def bound(params, key, batch, history):
+    key, dropout_key, t_key = jax.random.split(key, 3)
+    network, x_0 = network_of(params, dropout_key, batch), batch["image"]
+    t, weights = importance.draw(history, t_key, len(x_0))
+    denoiser = jd.learned_range_denoiser(process, network)
+    losses = jd.vlb_losses(process, denoiser, key, x_0, t=t)
+    return (weights * losses).mean(), {}, importance.update(history, t, losses)
+
+  return bound if config.objective == "vlb" else loss
+
+
+def make_memory(config: Config) -> PyTree:
+  """What the loss remembers: of "vlb", the last losses of each t."""
+  return importance.no_history(config.T) if config.objective == "vlb" else ()
+
+
+def load(weights: str) -> tuple[Config, UNet, PyTree]:
+  """A trained model: a workdir of `train`, or a released file.
+
+  Raises:
+    FileNotFoundError: there is neither.
+    ValueError: the file's name is none of the release.
+  """
+  path = Path(weights)
+  if (path / "checkpoints").is_dir():
+    saved = training.restore_experiment(path / "checkpoints")
+    fields: dict[str, Any] = {
+      k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
+    }
+    fields.pop("experiment")
+    config = Config(**fields)
+    params = training.restore_params(path / "checkpoints", "ema")
+    return config, make_unet(config), params
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{weights} is neither a workdir nor a released file: no such path"
+    )
+  if path.name not in RELEASED:
+    raise ValueError(
+      f"{path.name} is none of the released files: {', '.join(RELEASED)}"
+    )
+  name, changes = RELEASED[path.name]
+  unet, params = openai.load(path)
+  config = dataclasses.replace(CONFIGS[name], **changes)
+  return config, unet.clone(dropout=0.0), params
+
+
+def as_model(config: Config, unet: UNet, params: PyTree) -> Model:
+  """What sampling and scoring need of a network."""
+  process = make_process(config)
+
+  def denoiser(params: PyTree, labels: Array | None) -> jd.Denoiser:
+    network = make_network(config, unet, params, labels)
+    return make_denoiser(config, process, network)
+
+  # The fixed variance of "simple" is the release's default.
+  return Model(
+    config, process, params, denoiser, jd.FIXED_LARGE, config.num_classes
+  )
+
+
+def load_model(weights: str) -> Model:
+  """`load`, as a `Model`."""
+  return as_model(*load(weights))

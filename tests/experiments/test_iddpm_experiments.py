@@ -1,0 +1,126 @@
+"""The improved DDPM experiments, at tiny size."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import models
+from experiments.iddpm import model
+from experiments.iddpm.config import CONFIGS
+from experiments.iddpm.train import train
+from experiments.likelihood import bits_per_dim
+from experiments.sampling import Sampling, generate, make_draw
+from jaxgen.nn.openai_unet import IDDPM_NETWORKS
+
+
+@pytest.mark.parametrize(
+  "name", ["imagenet64", "imagenet64_cond", "cifar10", "lsun_bedroom"]
+)
+def test_configurations_are_the_released_networks(name):
+  """Whose parameter counts are tested with the networks."""
+  unet = model.make_unet(CONFIGS[name])
+  assert unet == IDDPM_NETWORKS[name]
+
+
+@pytest.mark.parametrize(
+  ("name", "T", "lr", "batch_size", "schedule", "rescaled"),
+  [
+    ("imagenet64", 4000, 1e-4, 128, "cosine", True),
+    ("imagenet64_cond", 4000, 3e-4, 2048, "cosine", False),
+    ("cifar10", 4000, 1e-4, 128, "cosine", True),
+    ("lsun_bedroom", 1000, 1e-4, 128, "linear", False),
+  ],
+)
+def test_hyper_parameters_are_the_releases(
+  name, T, lr, batch_size, schedule, rescaled
+):
+  config = CONFIGS[name]
+  assert (config.T, config.lr, config.batch_size) == (T, lr, batch_size)
+  assert (config.schedule, config.rescale_timesteps) == (schedule, rescaled)
+  assert config.ema_decay == 0.9999
+  weight = 0.001 if rescaled else 1 / T
+  assert config.hybrid_weight == pytest.approx(weight)
+
+
+def test_linear_betas_shrink_with_T():
+  """Sums of beta, and so the last alpha-bar, are those of T = 1000."""
+  config = dataclasses.replace(CONFIGS["cifar10"], schedule="linear")
+  long = model.make_process(config)
+  short = model.make_process(dataclasses.replace(config, T=1000))
+  np.testing.assert_allclose(long.alpha(4000), short.alpha(1000), rtol=0.02)
+
+
+@pytest.fixture(scope="module")
+def vlb_run(tmp_path_factory):
+  config = dataclasses.replace(
+    CONFIGS["mnist5k"],
+    objective="vlb",
+    num_classes=10,
+    workdir=str(tmp_path_factory.mktemp("vlb")),
+    smoke=True,
+  )
+  return config, train(config)
+
+
+def test_the_loss_history_is_kept_and_continued(vlb_run):
+  """Trained on, it counts every example; a fresh start would not."""
+  config, workdir = vlb_run
+  first = workdir / "metrics.jsonl"
+  assert len(first.read_text().splitlines()) == 6
+  train(dataclasses.replace(config, steps=8))
+  # smoke() sets the steps: the same run again trains no further.
+  assert len(first.read_text().splitlines()) == 6
+  import orbax.checkpoint as ocp
+
+  path = workdir / "checkpoints" / "6" / "arrays" / "memory"
+  memory = ocp.StandardCheckpointer().restore(path)
+  counts = memory["counts"] if isinstance(memory, dict) else memory[1]
+  assert np.sum(np.minimum(counts, 10)) == np.sum(counts) <= 6 * 8
+  assert np.sum(counts) > 6 * 8 / 2
+
+
+def test_a_class_conditional_model_samples_and_is_bounded(vlb_run):
+  loaded = models.load(str(vlb_run[1]))
+  assert loaded.num_classes == 10
+  draw = make_draw(loaded, Sampling("ddpm", 5, "respaced"))
+  images = generate(draw, loaded.params, 4)
+  assert images.shape == (4, 28, 28, 1)
+  mean, error = bits_per_dim(loaded, "test[:8]", 8, chunk=4)
+  assert 0 < mean < 100
+  assert error > 0
+
+
+@pytest.mark.parametrize("objective", ["simple", "hybrid"])
+def test_objectives_train(objective, tmp_path):
+  config = dataclasses.replace(
+    CONFIGS["mnist5k"],
+    objective=objective,
+    workdir=str(tmp_path),
+    smoke=True,
+    schedule="linear",
+  )
+  workdir = train(config)
+  lines = [
+    json.loads(line)
+    for line in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
+  assert lines[-1]["step"] == 6
+  assert np.isfinite([line["loss"] for line in lines]).all()
+
+
+def test_published_files_are_known_by_name(tmp_path):
+  with pytest.raises(FileNotFoundError, match="no such path"):
+    model.load(str(tmp_path / "cifar10_uncond_50M_500K.pt"))
+  (tmp_path / "other.pt").write_bytes(b"")
+  with pytest.raises(ValueError, match=r"other\.pt is none of the released"):
+    model.load(str(tmp_path / "other.pt"))
+  shapes = jax.eval_shape(
+    lambda key: model.init_params(
+      CONFIGS["cifar10"], model.make_unet(CONFIGS["cifar10"]), key
+    ),
+    jax.random.key(0),
+  )
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == 52_546_438
