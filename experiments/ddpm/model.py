@@ -136,8 +136,8 @@ def load(weights: str) -> Weights:
       f"{weights} is neither a workdir nor published weights: no such path"
     )
   unet, params = published.load(path)
-  names = {4: "cifar10", 5: "celeba64"}
-  base = CONFIGS[names.get(len(unet.channel_mult), "celebahq256")]
+  names = {5: "celeba64", 6: "celebahq256"}
+  base = CONFIGS[names.get(len(unet.channel_mult), "cifar10")]
   config = dataclasses.replace(
     base,
     name=path.stem,

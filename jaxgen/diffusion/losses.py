@@ -138,7 +138,7 @@ def vlb_loss(
   variance: float = FIXED_SMALL,
   t: Array | None = None,
 ) -> Array:
-  """The mean of `vlb_losses`, a scalar: an estimate of the bound."""
+  """The mean of `vlb_losses`: an estimate of the bound of DDPM Eq. 5."""
   return vlb_losses(process, denoiser, key, x_0, variance, t).mean()
 
 
