@@ -107,7 +107,7 @@ def measure(
     mean, error = bits_per_dim(model, config.test_split, sizes.bound_images)
     found, _ = score_samples(
       model,
-      Sampling(steps=config.T),
+      Sampling(steps=model.config.T),
       make_yardstick(config, scoring),
       sizes.samples,
       workdir / "images",
