@@ -42,7 +42,7 @@ def make_process(config: Config) -> jd.DiscreteProcess:
 
 def make_unet(config: Config) -> UNet:
   """The U-Net; a learned variance doubles its output channels."""
-  fields = [f.name for f in dataclasses.fields(UNet)]
+  fields = {f.name for f in dataclasses.fields(UNet)} - {"name", "parent"}
   shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
   learned = config.variance == "learned"
   return UNet(

@@ -43,7 +43,7 @@ def make_process(config: Config) -> jd.DiscreteProcess:
 def make_unet(config: Config) -> UNet:
   """The U-Net; all objectives but "simple" have it predict v as well."""
   outputs = 1 if config.objective == "simple" else 2
-  fields = [f.name for f in dataclasses.fields(UNet)]
+  fields = {f.name for f in dataclasses.fields(UNet)} - {"name", "parent"}
   shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
   return UNet(
     **shared
