@@ -11,14 +11,17 @@ import numpy as np
 from jaxgen.diffusion.denoisers import Denoiser, call
 from jaxgen.diffusion.gaussian import normal_like
 from jaxgen.diffusion.predictions import from_x_0
-from jaxgen.diffusion.processes import Process, expand, marginal
+from jaxgen.diffusion.processes import (
+  Process,
+  expand,
+  marginal,
+  register_process,
+)
 from jaxgen.diffusion.samplers import Sampler
 from jaxgen.types import Array, Key, Network
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass, data_fields=(), meta_fields=("sigma_max",)
-)
+@functools.partial(register_process, data_fields=(), meta_fields=("sigma_max",))
 @dataclasses.dataclass(frozen=True)
 class KarrasProcess(Process):
   """x_t = x_0 + t z: time is the standard deviation (Karras et al. section 4).

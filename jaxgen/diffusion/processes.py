@@ -8,6 +8,7 @@ discrete process (t in {0, ..., T}) and a float for a continuous one
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,12 +47,42 @@ class Process:
     return (1 - kept) * (1 + kept)
 
 
-_pytree = functools.partial(
-  jax.tree_util.register_dataclass, meta_fields=("T",)
+def register_process(
+  cls: type, data_fields: Sequence[str], meta_fields: Sequence[str] = ("T",)
+) -> type:
+  """Makes a dataclass a pytree node, and returns it.
+
+  Not by `register_dataclass`: jaxlib holds the structures of any two of its
+  classes for equal where their fields are, so that jit now and then runs the
+  program of the VP SDE for the sub-VP one.
+
+  Args:
+    cls: the dataclass.
+    data_fields: names of its children.
+    meta_fields: names of the fields that are part of the structure.
+  """
+
+  def flatten(process):
+    children, meta = (
+      tuple(getattr(process, name) for name in names)
+      for names in (data_fields, meta_fields)
+    )
+    return children, meta
+
+  def unflatten(meta, children):
+    process: Any = object.__new__(cls)  # children may be no numbers: no checks
+    values = zip((*data_fields, *meta_fields), (*children, *meta), strict=True)
+    for name, value in values:
+      object.__setattr__(process, name, value)
+    return process
+
+  jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+  return cls
+
+
+@functools.partial(
+  register_process, data_fields=("alphas", "sigmas", "log_snrs")
 )
-
-
-@functools.partial(_pytree, data_fields=("alphas", "sigmas", "log_snrs"))
 @dataclasses.dataclass(frozen=True)
 class DiscreteProcess(Process):
   """Tables of alpha_t and sigma_t for t in {0, ..., T}.
@@ -155,7 +186,7 @@ class DiscreteProcess(Process):
     )
 
 
-@functools.partial(_pytree, data_fields=("beta_min", "beta_max"))
+@functools.partial(register_process, data_fields=("beta_min", "beta_max"))
 @dataclasses.dataclass(frozen=True)
 class VPSDE(Process):
   """Variance preserving SDE (Song et al. 2021, Eq. 11, 29, 33), t in [0, 1].
@@ -205,7 +236,7 @@ class VPSDE(Process):
     return jnp.sqrt(self.beta(t))
 
 
-@functools.partial(_pytree, data_fields=("beta_min", "beta_max"))
+@functools.partial(register_process, data_fields=("beta_min", "beta_max"))
 @dataclasses.dataclass(frozen=True)
 class SubVPSDE(VPSDE):
   """Sub-VP SDE (Song et al. 2021, Eq. 12, 29, App. C), t in [0, 1].
@@ -223,7 +254,7 @@ class SubVPSDE(VPSDE):
     return jnp.sqrt(self.beta(t) * -jnp.expm1(4 * self.log_alpha(t)))
 
 
-@functools.partial(_pytree, data_fields=("sigma_min", "sigma_max"))
+@functools.partial(register_process, data_fields=("sigma_min", "sigma_max"))
 @dataclasses.dataclass(frozen=True)
 class VESDE(Process):
   """Variance exploding SDE (Song et al. 2021, Eq. 9, 30), t in [0, 1].

@@ -154,3 +154,28 @@ def test_processes_are_pytrees():
   assert doubled.T == 100
   out = jax.jit(lambda p, t: p.alpha(t))(process, 50)
   assert out == process.alpha(50)
+
+
+def test_jit_can_tell_processes_apart():
+  """jaxlib holds dataclass nodes with equal fields for equal structures."""
+  kinds = (jd.VPSDE(), jd.SubVPSDE(), jd.VESDE(1.0, 2.0), jd.KarrasProcess(1.0))
+  structures = [jax.tree.structure(process) for process in kinds]
+  for i, first in enumerate(structures):
+    assert all(
+      (first == other) == (i == j) for j, other in enumerate(structures)
+    )
+
+
+@pytest.mark.parametrize(
+  "process", [*SDES.values(), jd.DiscreteProcess.from_betas([0.1, 0.2])]
+)
+def test_a_process_is_a_pytree(process):
+  """Its leaves survive a round trip, also as no numbers at all."""
+  leaves, structure = jax.tree.flatten(process)
+  again = jax.tree.unflatten(structure, leaves)
+  assert type(again) is type(process)
+  assert again.T == process.T
+  jax.tree.map(np.testing.assert_array_equal, again, process)
+  assert jax.tree.leaves(jax.tree.map(lambda _: "x", process)) == ["x"] * len(
+    leaves
+  )
