@@ -41,8 +41,10 @@ def bits_per_dim(
 
   @jax.jit
   def bound(params, key, batch):
-    labels = batch["label"] if model.num_classes else None
-    denoiser = jd.clip_x_0(process, model.denoiser(params, labels))
+    given = [batch["label"] if model.num_classes else None]
+    if model.low_res_size:
+      given.append(data.shrink(batch["image"], model.low_res_size))
+    denoiser = jd.clip_x_0(process, model.denoiser(params, *given))
     return jd.vlb_bits_per_dim(
       process, denoiser, key, batch["image"], model.variance, chunk=chunk
     ).total

@@ -58,6 +58,7 @@ def train(config: Config) -> Path:
       config.batch_size,
       config.image_size,
       config.seed,
+      flip=config.flip,
       crop=CROPS[config.crop],
       num_workers=config.num_workers,
     )
