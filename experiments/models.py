@@ -58,7 +58,8 @@ def load(weights: str) -> Model:
     saved = training.restore_experiment(path / "checkpoints")
     name = saved["experiment"]
   else:
-    name = "iddpm" if path.name in openai.MARCH_2021 else "ddpm"
+    released = openai.MARCH_2021 | openai.JUL_2021
+    name = "iddpm" if path.name in released else "ddpm"
   return importlib.import_module(f"experiments.{name}.model").load_model(
     weights
   )

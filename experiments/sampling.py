@@ -97,8 +97,6 @@ def make_draw(model: Model, how: Sampling) -> Draw:
   one drawn from each image's key.
   """
   config, process = model.config, model.process
-  times = make_times(model, how)
-  size = config.image_size
   if how.guidance != 1 and model.no_label is None:
     raise ValueError(
       "guidance needs a model trained with hidden labels (--label-dropout), "
@@ -109,6 +107,8 @@ def make_draw(model: Model, how: Sampling) -> Draw:
       f"label must lie in [0, {model.num_classes}), the model's classes, got "
       f"{how.label}"
     )
+  times = make_times(model, how)
+  size = config.image_size
 
   @jax.jit
   def draw(params, keys, given=None):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
+from experiments.iddpm import adm
 from experiments.iddpm.config import CONFIGS, Config
 from experiments.models import Model
 from jaxgen import data, training
@@ -29,9 +30,10 @@ RELEASED: dict[str, tuple[str, dict[str, Any]]] = {
   "lsun_uncond_100M_1200K_bs128.pt": ("lsun_bedroom", {}),
   "lsun_uncond_100M_2400K_bs64.pt": ("lsun_bedroom", {"lr": 2e-5}),
 }
+RELEASED |= {name: (config, {}) for name, config in adm.RELEASED.items()}
 
 
-def make_process(config: Config) -> jd.DiscreteProcess:
+def make_process(config: Any) -> jd.DiscreteProcess:
   """The discrete process; linear betas shrink so that T changes no marginal."""
   if config.schedule == "cosine":
     betas = jd.cosine_betas(config.T)
@@ -175,7 +177,7 @@ def load(weights: str) -> tuple[Config, UNet, PyTree]:
   name, changes = RELEASED[path.name]
   unet: Any
   unet, params = openai.load(path)
-  config = dataclasses.replace(CONFIGS[name], **changes)
+  config = dataclasses.replace((CONFIGS | adm.CONFIGS)[name], **changes)
   return config, unet.clone(dropout=0.0), params
 
 
