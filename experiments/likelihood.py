@@ -33,8 +33,16 @@ def bits_per_dim(
 
   Returns:
     (mean, standard error) in bits per dimension.
+
+  Raises:
+    ValueError: the process has no discrete times.
   """
   config, process = model.config, model.process
+  if not isinstance(process, jd.DiscreteProcess):
+    raise ValueError(
+      "the variational bound needs a discrete process, got "
+      f"{type(process).__name__}"
+    )
   mesh = training.make_mesh()
   batch_size = -(-min(batch_size, n) // mesh.size) * mesh.size
   params = training.shard_state(mesh, model.params)

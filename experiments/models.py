@@ -27,6 +27,7 @@ class Model(NamedTuple):
     num_classes: labels that the network is told; 0 for none.
     no_label: the label that stands for none, if the network knows one.
     low_res_size: height of the images that the network enlarges; 0 for none.
+    sigma_min: the last level before 0 of Karras's times.
     log_prob: (params, labels) -> log p(labels | x_t) of a classifier, or None.
   """
 
@@ -38,6 +39,7 @@ class Model(NamedTuple):
   num_classes: int = 0
   no_label: int | None = None
   low_res_size: int = 0
+  sigma_min: float = 0.002
   log_prob: Callable[[PyTree, Array], LogProb] | None = None
 
 

@@ -28,7 +28,6 @@ GRIDS = {
   "uniform": jd.uniform_times,
   "quadratic": jd.quadratic_times,
   "respaced": lambda T, n: jd.respaced_times(T, str(n)),
-  "karras": lambda T, n: jd.karras_times(n, sigma_max=T),
 }
 STEPPERS = {
   "dpm_solver_pp_2m": jd.dpm_solver_pp_2m,
@@ -48,8 +47,8 @@ class Sampling:
     steps: of the sampler; for "ddpm" all T as a rule.
     grid: "even" spreads the steps from T to 0, "uniform" and "quadratic" are
       DDIM's (App. D.2), "respaced" is improved DDPM's (section 4), "karras"
-      EDM's noise levels. Or improved DDPM's own words, which count the steps
-      themselves: "250", "10,10,20", "ddim50".
+      EDM's noise levels, for its models. Or improved DDPM's own words, which
+      count the steps themselves: "250", "10,10,20", "ddim50".
     eta: DDIM's.
     variance: of the ancestral step, where none is learned; the model's own by
       default.
@@ -80,12 +79,14 @@ def make_times(model: Model, how: Sampling) -> np.ndarray:
     ValueError: the grid has no such name, or does not fit T.
   """
   T = model.process.T
+  if how.grid == "karras":
+    return jd.karras_times(how.steps, model.sigma_min, T)
   if how.grid in GRIDS:
     return GRIDS[how.grid](T, how.steps)
   if how.grid.removeprefix("ddim")[:1].isdigit():
     return jd.respaced_times(T, how.grid)
   raise ValueError(
-    f"a grid is one of {', '.join(GRIDS)}, or a respacing such as 250, "
+    f"a grid is one of {', '.join(GRIDS)}, karras, or a respacing such as 250, "
     f"10,10,20 or ddim50; got {how.grid!r}"
   )
 
