@@ -27,13 +27,17 @@ from jaxgen import data
 from jaxgen.types import Array
 
 
-def decode(model: Model, x_T: Array, steps: int, labels=None) -> Array:
-  """x_0 of each x_T by S steps of DDIM with eta = 0, not clipped."""
+def decode(
+  model: Model, x_T: Array, steps: int, labels=None, clip: bool = False
+) -> Array:
+  """x_0 of each x_T by S steps of DDIM with eta = 0."""
   how = sampling(model.config, steps, "0.0")
 
   @jax.jit
   def run(params, x_T):
     denoiser = model.denoiser(params, labels)
+    if clip:
+      denoiser = jd.clip_x_0(model.process, denoiser)
     sampler = make_sampler(model, how, denoiser)
     # The key draws nothing: eta = 0.
     return jd.sample(jax.random.key(0), x_T, make_times(model, how), sampler)
@@ -41,15 +45,19 @@ def decode(model: Model, x_T: Array, steps: int, labels=None) -> Array:
   return run(model.params, x_T)
 
 
-def consistency(model: Model, key, n: int, steps: Sequence[int]) -> Array:
+def consistency(
+  model: Model, key, n: int, steps: Sequence[int], clip: bool = False
+) -> Array:
   """Samples from n x_T with each number of steps, `[n, len(steps), ...]`."""
   x_T = jd.prior(model.process, key, shape_of(model, n))
   labels = labels_of(model, key, n)
-  columns = [decode(model, x_T, s, labels) for s in steps]
+  columns = [decode(model, x_T, s, labels, clip) for s in steps]
   return jnp.stack(columns, axis=1)
 
 
-def interpolation(model: Model, key, n: int, columns: int, steps: int) -> Array:
+def interpolation(
+  model: Model, key, n: int, columns: int, steps: int, clip: bool = False
+) -> Array:
   """n arcs in x_T, decoded at `columns` places: `[n, columns, ...]`."""
   keys = jax.random.split(key)
   a, b = (jd.prior(model.process, k, shape_of(model, n)) for k in keys)
@@ -58,7 +66,7 @@ def interpolation(model: Model, key, n: int, columns: int, steps: int) -> Array:
   labels = labels_of(model, key, n)
   if labels is not None:
     labels = jnp.repeat(labels, columns)
-  x_0 = decode(model, x_T, steps, labels)
+  x_0 = decode(model, x_T, steps, labels, clip)
   return x_0.reshape(n, columns, *x_0.shape[1:])
 
 
@@ -83,6 +91,7 @@ def main(
   columns: int = 11,
   steps: Sequence[int] = STEPS,
   interpolation_steps: int = 50,
+  clip: bool = False,
   seed: int = 0,
   out: str = "runs/ddim-figures",
 ) -> None:
@@ -94,6 +103,7 @@ def main(
     columns: places on an arc.
     steps: the S of the first figure.
     interpolation_steps: the S of the second.
+    clip: the estimates of x_0, which the paper does not; cosine betas need it.
     seed: of x_T.
     out: directory for the figures.
   """
@@ -101,8 +111,10 @@ def main(
   directory = Path(out)
   directory.mkdir(parents=True, exist_ok=True)
   key = jax.random.key(seed)
-  _save(directory / "consistency.png", consistency(model, key, rows, steps))
-  arcs = interpolation(model, key, rows, columns, interpolation_steps)
+  _save(
+    directory / "consistency.png", consistency(model, key, rows, steps, clip)
+  )
+  arcs = interpolation(model, key, rows, columns, interpolation_steps, clip)
   _save(directory / "interpolation.png", arcs)
   print(f"figures: {directory}")
 
