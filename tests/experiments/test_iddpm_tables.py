@@ -22,7 +22,7 @@ def measured(tmp_path_factory):
     CONFIGS["mnist5k"], num_classes=10, workdir=str(directory), smoke=True
   )
   sizes = ablation.Sizes(
-    (0, 1), 8, bound_chunk=10, samples=12, sampling_batch=8
+    (0, 1), 8, bound_chunk=10, samples=12, sampling_steps=5
   )
   what = table2.Table(config, SCORING, sizes, ("4K-cosine-vlb",))
   table2.main(what)
