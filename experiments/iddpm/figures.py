@@ -154,6 +154,10 @@ def draw_fids(path: Path, steps: Sequence[int], fids: dict[str, list[float]]):
     dashed = "--" if name.endswith("DDIM") else "-"
     axes.plot(steps, values, dashed, marker="o", label=name)
   axes.set(xlabel="steps", ylabel="FID", xscale="log", yscale="log")
+  axes.set_xticks(steps, [str(s) for s in steps], minor=False)
+  axes.set_xticks([], minor=True)
+  for kind in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+    kind("{x:g}")
   axes.legend(frameon=False)
   figure.savefig(path, dpi=120)
 

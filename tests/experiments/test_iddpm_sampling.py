@@ -16,6 +16,7 @@ from experiments.likelihood import bits_per_dim
 from experiments.models import Model
 from experiments.sampling import Sampling, generate, make_draw, make_times
 from jaxgen import data, training
+from jaxgen.convert import openai
 from jaxgen.nn.openai_classifier import CLASSIFIERS
 from jaxgen.nn.openai_unet import ADM_NETWORKS, IDDPM_NETWORKS
 
@@ -252,3 +253,44 @@ def test_both_guidances_sample(upsampler, judge, tmp_path):
   other = dataclasses.replace(loaded.config, T=60)
   with pytest.raises(ValueError, match=r"T 60, its classifier 50"):
     classifier.guide(loaded._replace(config=other), str(judge))
+
+
+def test_a_released_upsampler_samples(tmp_path, monkeypatch):
+  """The file's name chooses network and configuration; here both are tiny."""
+  torch = pytest.importorskip("torch")
+  name = "upsample_cond_500K.pt"
+  config = dataclasses.replace(
+    CONFIGS["upsampler"],
+    image_size=8,
+    low_res_size=4,
+    num_classes=3,
+    channels=32,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    attention_resolutions=(8,),
+    T=50,
+  )
+  unet = model.make_unet(config)
+  params = model.init_params(config, unet, jax.random.key(0))
+  params["conv_out"]["kernel"] += 0.1
+  state = openai.to_original(params, unet)
+  torch.save({k: torch.tensor(v) for k, v in state.items()}, tmp_path / name)
+  monkeypatch.setitem(openai.MARCH_2021, name, unet)
+  monkeypatch.setitem(model.CONFIGS, "upsampler", config)
+  small = np.zeros((4, 4, 4, 3), np.uint8)
+  np.savez(tmp_path / "small.npz", small, np.array([0, 1, 2, 0]))
+  sample.main(
+    str(tmp_path / name),
+    Sampling("ddim", grid="ddim5"),
+    n=4,
+    batch_size=8,
+    low_res=str(tmp_path / "small.npz"),
+    out=str(tmp_path),
+  )
+  found = np.load(tmp_path / "samples.npz")["arr_0"]
+  assert found.shape == (4, 8, 8, 3)
+  loaded = models.load(str(tmp_path / name))
+  for a, b in zip(
+    jax.tree.leaves(loaded.params), jax.tree.leaves(params), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
