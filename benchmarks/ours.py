@@ -1,13 +1,16 @@
 """Our side: the same cases in jaxgen, compiled."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 
-from benchmarks.cases import CLIP_NORM, EMA_DECAY, LR, Case
+from benchmarks.cases import CLIP_NORM, EMA_DECAY, LR, Case, images, weights
 from jaxgen import diffusion, training
+from jaxgen.convert import ddpm
 from jaxgen.nn.ddpm_unet import UNet
 from jaxgen.nn.inception import Inception
 
@@ -20,26 +23,28 @@ def about() -> str:
   )
 
 
-def prepare(case: Case) -> Callable[[], None]:
-  """A function that runs the case once."""
+def prepare(case: Case) -> Callable[[], Any]:
+  """A function that runs the case once, and returns what it computes."""
   mesh = training.make_mesh()
   key = jax.random.key(0)
-  shape = (case.batch, case.size, case.size, case.channels)
-  x = training.shard_batch(mesh, jax.random.normal(key, shape))
+  x = training.shard_batch(mesh, images(case))
   if case.kind == "inception":
     network = Inception()
     params = jax.jit(network.init)(key, x[:1])["params"]
     features = jax.jit(lambda p, x: network.apply({"params": p}, x)[0])
     return _timed(features, params, jnp.clip(x, -1, 1))
-  process = diffusion.DiscreteProcess.from_betas(diffusion.linear_betas())
+  T = case.steps if case.kind == "bound" else 1000
+  betas = diffusion.linear_betas(T, 0.1 / T, 20 / T)
+  process = diffusion.DiscreteProcess.from_betas(betas)
+  run = _bound if case.kind == "bound" else _sample
   if case.trivial:
-    return _sample(case, process, lambda params, x, t: 0.1 * x, {}, x)
+    return run(case, process, lambda params, x, t: 0.1 * x, {}, x)
   unet = UNet(
     case.widths[0],
     tuple(width // case.widths[0] for width in case.widths),
     dropout=case.dropout,
   )
-  params = jax.jit(unet.init)(key, x[:1], 0)["params"]
+  params = _params(unet, x)
   if case.kind == "train":
     return _train(process, unet, params, x, mesh)
   if case.kind == "forward":
@@ -51,10 +56,30 @@ def prepare(case: Case) -> Callable[[], None]:
   def network(params, x, t):
     return unet.apply({"params": params}, x, t - 1)
 
-  return _sample(case, process, network, params, x)
+  return run(case, process, network, params, x)
 
 
-def _sample(case, process, network, params, x) -> Callable[[], None]:
+def _params(unet: UNet, x) -> Any:
+  """The weights that the peer has, too."""
+  shapes = jax.eval_shape(unet.init, jax.random.key(0), x[:1], 0)["params"]
+  empty = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes)
+  names = {k: v.shape for k, v in ddpm.to_diffusers(empty, unet).items()}
+  return ddpm.from_diffusers(weights(names), unet)
+
+
+def _bound(case, process, network, params, x) -> Callable[[], Any]:
+  def bound(params, x):
+    denoiser = diffusion.eps_denoiser(
+      process, lambda x, t: network(params, x, t)
+    )
+    denoiser = diffusion.clip_x_0(process, denoiser)
+    key = jax.random.key(1)
+    return diffusion.vlb_bits_per_dim(process, denoiser, key, x).total
+
+  return _timed(jax.jit(bound), params, x)
+
+
+def _sample(case, process, network, params, x) -> Callable[[], Any]:
   samplers = {"ddim": diffusion.ddim, "ancestral": diffusion.ancestral}
   times = diffusion.uniform_times(1000, case.steps)
 
@@ -68,7 +93,7 @@ def _sample(case, process, network, params, x) -> Callable[[], None]:
   return _timed(jax.jit(sample), params, x)
 
 
-def _timed(function, *args) -> Callable[[], None]:
+def _timed(function, *args) -> Callable[[], Any]:
   return lambda: jax.block_until_ready(function(*args))
 
 

@@ -33,16 +33,26 @@ def bits_per_dim(
 
   Returns:
     (mean, standard error) in bits per dimension.
+
+  Raises:
+    ValueError: the process has no discrete times.
   """
   config, process = model.config, model.process
+  if not isinstance(process, jd.DiscreteProcess):
+    raise ValueError(
+      "the variational bound needs a discrete process, got "
+      f"{type(process).__name__}"
+    )
   mesh = training.make_mesh()
   batch_size = -(-min(batch_size, n) // mesh.size) * mesh.size
   params = training.shard_state(mesh, model.params)
 
   @jax.jit
   def bound(params, key, batch):
-    labels = batch["label"] if model.num_classes else None
-    denoiser = jd.clip_x_0(process, model.denoiser(params, labels))
+    given = [batch["label"] if model.num_classes else None]
+    if model.low_res_size:
+      given.append(data.shrink(batch["image"], model.low_res_size))
+    denoiser = jd.clip_x_0(process, model.denoiser(params, *given))
     return jd.vlb_bits_per_dim(
       process, denoiser, key, batch["image"], model.variance, chunk=chunk
     ).total

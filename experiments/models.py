@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jaxgen.diffusion as jd
 from jaxgen import data, training
+from jaxgen.diffusion.guidance import LogProb
 from jaxgen.types import Array, PyTree
 
 CROPS = {"center": data.center_crop_resize, "celeba": data.celeba_crop}
@@ -17,20 +18,29 @@ class Model(NamedTuple):
 
   Attributes:
     config: of its experiment; has name, dataset, split, test_split,
-      image_size, image_channels, crop, T and data_dir.
-    process: the forward process.
+      image_size, image_channels, crop and data_dir.
+    process: the forward process, as a rule a `DiscreteProcess`.
     params: the network's (averaged) parameters.
-    denoiser: (params, labels `[B]` or None) -> its denoiser, not clipped.
+    denoiser: (params, labels `[B]` or None) -> its denoiser, not clipped; where
+      there is a low_res_size, (params, labels, smaller images).
     variance: of the ancestral step, where none is learned.
     num_classes: labels that the network is told; 0 for none.
+    no_label: the label that stands for none, if the network knows one.
+    low_res_size: height of the images that the network enlarges; 0 for none.
+    sigma_min: the last level before 0 of Karras's times.
+    log_prob: (params, labels) -> log p(labels | x_t) of a classifier, or None.
   """
 
   config: Any
-  process: jd.DiscreteProcess
+  process: Any
   params: PyTree
-  denoiser: Callable[[PyTree, Array | None], jd.Denoiser]
+  denoiser: Callable[..., jd.Denoiser]
   variance: float
   num_classes: int = 0
+  no_label: int | None = None
+  low_res_size: int = 0
+  sigma_min: float = 0.002
+  log_prob: Callable[[PyTree, Array], LogProb] | None = None
 
 
 def load(weights: str) -> Model:
@@ -50,7 +60,8 @@ def load(weights: str) -> Model:
     saved = training.restore_experiment(path / "checkpoints")
     name = saved["experiment"]
   else:
-    name = "iddpm" if path.name in openai.MARCH_2021 else "ddpm"
+    released = openai.MARCH_2021 | openai.JUL_2021
+    name = "iddpm" if path.name in released else "ddpm"
   return importlib.import_module(f"experiments.{name}.model").load_model(
     weights
   )

@@ -8,7 +8,9 @@ write. A cell without a result file says "not run".
 """
 
 import dataclasses
+import importlib
 import json
+import statistics
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,17 @@ import jax
 
 RESULTS = Path(__file__).parent / "results"
 NOT_RUN = "not run"
+TABLES = (
+  "ddpm.table1",
+  "ddpm.table2",
+  "iddpm.table1",
+  "iddpm.table2",
+  "iddpm.table3",
+  "iddpm.table4",
+  "ddim.table1",
+  "ddim.table2",
+  "edm.table2",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +159,34 @@ def table(title: str, rows: Sequence[Row], results: Sequence[Result]) -> str:
   return f"### {title}\n\n{markdown(header, body)}"
 
 
+def averages(title: str, results: Sequence[Result]) -> str:
+  """Mean ± standard deviation of what was run more than once, or ""."""
+  groups: dict[tuple[str, str], list[Result]] = {}
+  for r in results:
+    if r.table == title:
+      groups.setdefault((r.row, str(r.config["dataset"])), []).append(r)
+  groups = {key: found for key, found in groups.items() if len(found) > 1}
+  columns = list(
+    dict.fromkeys(c for rs in groups.values() for r in rs for c in r.values)
+  )
+  body = []
+  for (row, dataset), found in groups.items():
+    cells = [_spread([r.values.get(c) for r in found]) for c in columns]
+    seeds = ", ".join(str(r.config.get("seed", "")) for r in found)
+    body.append([row, dataset, seeds, *cells])
+  if not body:
+    return ""
+  header = ["row", "data", "seeds", *columns]
+  return f"Mean ± standard deviation:\n\n{markdown(header, body)}\n"
+
+
+def _spread(values: Sequence[float | None]) -> str:
+  known = [value for value in values if value is not None]
+  if len(known) < 2:
+    return NOT_RUN
+  return f"{statistics.mean(known):.4g} ± {statistics.stdev(known):.2g}"
+
+
 ORIGIN = ("data", "protocol", "seed", "device", "cost", "commit", "command")
 REPLICAS = ("mnist5k", "openmoji")
 
@@ -153,6 +194,9 @@ REPLICAS = ("mnist5k", "openmoji")
 def _origin(row: Row, result: Result) -> list[str]:
   """The cells that say where a number comes from."""
   dataset = str(result.config["dataset"])
+  command = row.command
+  for name in ("cifar10", "imagenet64"):  # the paper's
+    command = command.replace(name, str(result.config.get("name")))
   replica = " (scaled-down replica)" if dataset.startswith(REPLICAS) else ""
   return [
     dataset + replica,
@@ -161,7 +205,7 @@ def _origin(row: Row, result: Result) -> list[str]:
     result.device,
     f"{result.seconds / 60:.0f} min",
     result.commit,
-    f"`{row.command.replace('cifar10', str(result.config.get('name')))}`",
+    f"`{command}`",
   ]
 
 
@@ -195,17 +239,16 @@ def _verdict(smaller: Sequence[float], larger: Sequence[float]) -> str:
 
 def main() -> None:
   """Regenerates experiments/README.md."""
-  from experiments.ddim import table1 as ddim_table1
-  from experiments.ddim import table2 as ddim_table2
-  from experiments.ddpm import table1, table2
-
   results = [
     Result(**json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("*.json"))
   ]
   parts = [HEADER]
-  for module in (table1, table2, ddim_table1, ddim_table2):
+  for name in TABLES:
+    module = importlib.import_module(f"experiments.{name}")
     parts.append(table(module.TITLE, module.ROWS, results))
+    if repeated := averages(module.TITLE, results):
+      parts.append(repeated)
     parts.append(claims(module.TITLE, module.CLAIMS, results) + module.NOTE)
   path = Path(__file__).parent / "README.md"
   path.write_text("\n".join(parts))

@@ -7,7 +7,7 @@ CelebA one.
 
 from typing import Any
 
-from experiments.sampling import Grid, Sampling
+from experiments.sampling import Sampling
 
 STEPS = (10, 20, 50, 100, 1000)
 ETAS = ("0.0", "0.2", "0.5", "1.0", "sigma-hat")
@@ -26,7 +26,7 @@ def sampling(config: Any, steps: int, eta: str) -> Sampling:
     steps: S.
     eta: a number, or "sigma-hat".
   """
-  grid: Grid = "quadratic" if config.dataset == "cifar10" else "uniform"
+  grid = "quadratic" if config.dataset == "cifar10" else "uniform"
   if steps == config.T:
     grid = "even"
   if eta == "sigma-hat":

@@ -24,12 +24,20 @@ class Config:
     image_size: height and width.
     image_channels: 1 for grey, 3 for colour.
     crop: "center" is OpenAI's.
+    flip: random horizontal flips, which ADM has.
     num_classes: labels that the network is told; 0 for none.
+    label_dropout: share of the examples whose label is hidden, for
+      classifier-free guidance (Ho & Salimans 2022).
+    low_res_size: height of the image that the network enlarges, for
+      super-resolution; 0 for none. In training it is the mean over blocks.
     channels: width of the U-Net's first level.
     channel_mult: width of each level, in units of `channels`.
     num_res_blocks: residual blocks per level.
     attention_resolutions: heights of the feature maps with attention.
     num_heads: of the attention.
+    num_head_channels: channels of a head, in place of num_heads (ADM).
+    new_attention_order: of q, k, v, see `openai_unet` (ADM).
+    resblock_updown: residual blocks change the size (ADM).
     scale_shift_norm: the time scales and shifts; if False it is added.
     patch_size: pixels per side folded into channels; 1 is the paper's.
     dropout: rate in the residual blocks.
@@ -63,12 +71,18 @@ class Config:
   image_size: int = 64
   image_channels: int = 3
   crop: Literal["center", "celeba"] = "center"
+  flip: bool = False
   num_classes: int = 0
+  label_dropout: float = 0.0
+  low_res_size: int = 0
   channels: int = 128
-  channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+  channel_mult: tuple[float, ...] = (1, 2, 3, 4)
   num_res_blocks: int = 3
   attention_resolutions: tuple[int, ...] = (16, 8)
   num_heads: int = 4
+  num_head_channels: int | None = None
+  new_attention_order: bool = False
+  resblock_updown: bool = False
   scale_shift_norm: bool = True
   patch_size: int = 1
   dropout: float = 0.0
@@ -106,6 +120,18 @@ class Config:
         )
     if not 0 <= self.dropout < 1:
       raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+    if not 0 <= self.label_dropout < 1 or (
+      self.label_dropout and not self.num_classes
+    ):
+      raise ValueError(
+        "label_dropout must lie in [0, 1) and needs num_classes, got "
+        f"{self.label_dropout} with num_classes {self.num_classes}"
+      )
+    if self.low_res_size and self.image_size % self.low_res_size:
+      raise ValueError(
+        f"low_res_size {self.low_res_size} does not divide image_size "
+        f"{self.image_size}"
+      )
     if not self.lr > 0:
       raise ValueError(f"lr must be positive, got {self.lr}")
     if self.image_size % self.patch_size:
@@ -157,6 +183,23 @@ CONFIGS = {
     rescale_timesteps=False,
     steps=1_200_000,
   ),
+  # 64 x 64 to 256 x 256, told the class: the second stage of the paper's
+  # section 6.
+  "upsampler": Config(
+    name="upsampler",
+    image_size=256,
+    num_classes=1000,
+    low_res_size=64,
+    channels=192,
+    channel_mult=(1, 1, 2, 2, 4, 4),
+    num_res_blocks=2,
+    schedule="linear",
+    hybrid_weight=1 / 4000,
+    rescale_timesteps=False,
+    lr=3e-4,
+    batch_size=256,
+    steps=500_000,
+  ),
   # Small enough for two CPU cores: 4 x 4 patches, one level, no attention but
   # in the middle, and a quarter of the paper's steps.
   "mnist5k": Config(
@@ -202,6 +245,7 @@ def smoke(config: Config) -> Config:
     channel_mult=(1,),
     attention_resolutions=(config.image_size // 4,),
     num_res_blocks=1,
+    num_head_channels=None,
     patch_size=4,
     T=50,  # linear betas grow as 1 / T and must stay below 1
     batch_size=8,

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
+from experiments.iddpm import adm
 from experiments.iddpm.config import CONFIGS, Config
 from experiments.models import Model
-from jaxgen import training
+from jaxgen import data, training
 from jaxgen.convert import openai
 from jaxgen.diffusion import importance
 from jaxgen.nn.ddpm_unet import depth_to_space, space_to_depth
@@ -25,12 +26,14 @@ RELEASED: dict[str, tuple[str, dict[str, Any]]] = {
   "imagenet64_cond_270M_250K.pt": ("imagenet64_cond", {}),
   "cifar10_uncond_50M_500K.pt": ("cifar10", {}),
   "cifar10_uncond_vlb_50M_500K.pt": ("cifar10", {"objective": "vlb"}),
+  "upsample_cond_500K.pt": ("upsampler", {}),
   "lsun_uncond_100M_1200K_bs128.pt": ("lsun_bedroom", {}),
   "lsun_uncond_100M_2400K_bs64.pt": ("lsun_bedroom", {"lr": 2e-5}),
 }
+RELEASED |= {name: (config, {}) for name, config in adm.RELEASED.items()}
 
 
-def make_process(config: Config) -> jd.DiscreteProcess:
+def make_process(config: Any) -> jd.DiscreteProcess:
   """The discrete process; linear betas shrink so that T changes no marginal."""
   if config.schedule == "cosine":
     betas = jd.cosine_betas(config.T)
@@ -45,11 +48,13 @@ def make_unet(config: Config) -> UNet:
   outputs = 1 if config.objective == "simple" else 2
   fields = {f.name for f in dataclasses.fields(UNet)} - {"name", "parent"}
   shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
+  hidden = 1 if config.label_dropout else 0  # the label of a hidden label
   return UNet(
     **shared
     | {
       "dtype": jnp.dtype(config.dtype),
-      "num_classes": config.num_classes or None,
+      "num_classes": config.num_classes + hidden or None,
+      "super_resolution": config.low_res_size > 0,
       "out_channels": config.image_channels * outputs * config.patch_size**2,
     }
   )
@@ -60,7 +65,8 @@ def init_params(config: Config, unet: UNet, key: Key) -> PyTree:
   size = config.image_size // config.patch_size
   x = jnp.zeros((1, size, size, config.image_channels * config.patch_size**2))
   y = jnp.zeros(1, jnp.int32) if config.num_classes else None
-  return jax.jit(unet.init)(key, x, jnp.zeros(1), y)["params"]
+  low_res = x if config.low_res_size else None
+  return jax.jit(unet.init)(key, x, jnp.zeros(1), y, low_res)["params"]
 
 
 def make_network(
@@ -68,10 +74,17 @@ def make_network(
   unet: UNet,
   params: PyTree,
   labels: Array | None = None,
+  low_res: Array | None = None,
   dropout_key: Key | None = None,
 ) -> Network:
-  """The U-Net closed over parameters and labels; it counts t from 0."""
+  """The U-Net closed over parameters and conditions; it counts t from 0."""
   rescale = 1000 / config.T if config.rescale_timesteps else 1
+  if low_res is not None and config.patch_size > 1:
+    # Enlarged here; the U-Net enlarges what is smaller than its input.
+    size = config.image_size
+    shape = (len(low_res), size, size, low_res.shape[-1])
+    large = jax.image.resize(low_res, shape, "bilinear", antialias=False)
+    low_res = space_to_depth(large, config.patch_size)
 
   def network(x: Array, t: Array) -> Array:
     output = unet.apply(
@@ -79,6 +92,7 @@ def make_network(
       space_to_depth(x, config.patch_size),
       (t - 1) * rescale,
       labels,
+      low_res,
       deterministic=dropout_key is None,
       rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
@@ -102,8 +116,15 @@ def make_loss(
   """The training loss (params, key, batch[, loss history])."""
 
   def network_of(params, key, batch):
-    labels = batch["label"] if config.num_classes else None
-    return make_network(config, unet, params, labels, key)
+    labels, low_res = None, None
+    if config.num_classes:
+      hide = jax.random.bernoulli(
+        jax.random.fold_in(key, 1), config.label_dropout, batch["label"].shape
+      )
+      labels = jnp.where(hide, config.num_classes, batch["label"])
+    if config.low_res_size:
+      low_res = data.shrink(batch["image"], config.low_res_size)
+    return make_network(config, unet, params, labels, low_res, key)
 
   def loss(params, key, batch):
     key, dropout_key = jax.random.split(key)
@@ -154,8 +175,9 @@ def load(weights: str) -> tuple[Config, UNet, PyTree]:
       f"{path.name} is none of the released files: {', '.join(RELEASED)}"
     )
   name, changes = RELEASED[path.name]
+  unet: Any
   unet, params = openai.load(path)
-  config = dataclasses.replace(CONFIGS[name], **changes)
+  config = dataclasses.replace((CONFIGS | adm.CONFIGS)[name], **changes)
   return config, unet.clone(dropout=0.0), params
 
 
@@ -163,13 +185,21 @@ def as_model(config: Config, unet: UNet, params: PyTree) -> Model:
   """What sampling and scoring need of a network."""
   process = make_process(config)
 
-  def denoiser(params: PyTree, labels: Array | None) -> jd.Denoiser:
-    network = make_network(config, unet, params, labels)
+  def denoiser(
+    params: PyTree, labels: Array | None, low_res: Array | None = None
+  ) -> jd.Denoiser:
+    network = make_network(config, unet, params, labels, low_res)
     return make_denoiser(config, process, network)
 
-  # The fixed variance of "simple" is the release's default.
   return Model(
-    config, process, params, denoiser, jd.FIXED_LARGE, config.num_classes
+    config,
+    process,
+    params,
+    denoiser,
+    jd.FIXED_LARGE,  # of "simple"; the release's default
+    config.num_classes,
+    no_label=config.num_classes if config.label_dropout else None,
+    low_res_size=config.low_res_size,
   )
 
 

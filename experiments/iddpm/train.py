@@ -16,8 +16,8 @@ import jax
 import tyro
 
 from experiments.cli import command_line
+from experiments.iddpm import adm, model
 from experiments.iddpm import config as configs
-from experiments.iddpm import model
 from experiments.iddpm.config import Config
 from experiments.models import CROPS
 from experiments.plots import plot_loss
@@ -58,6 +58,7 @@ def train(config: Config) -> Path:
       config.batch_size,
       config.image_size,
       config.seed,
+      flip=config.flip,
       crop=CROPS[config.crop],
       num_workers=config.num_workers,
     )
@@ -93,5 +94,6 @@ def train(config: Config) -> Path:
 
 
 if __name__ == "__main__":
-  named = {name: (name, config) for name, config in configs.CONFIGS.items()}
+  every = configs.CONFIGS | adm.CONFIGS
+  named = {name: (name, config) for name, config in every.items()}
   command_line(lambda: train(tyro.extras.overridable_config_cli(named)))

@@ -10,6 +10,7 @@ from jaxgen.data.images import (
   center_crop_resize,
   image_grid,
   save_png,
+  shrink,
   to_uint8,
   to_unit,
 )
@@ -23,6 +24,7 @@ __all__ = [
   "image_grid",
   "load",
   "save_png",
+  "shrink",
   "to_uint8",
   "to_unit",
   "train_batches",

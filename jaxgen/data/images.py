@@ -9,13 +9,14 @@ import io
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxgen.data.optional import optional
 
+Images = TypeVar("Images", np.ndarray, jax.Array)
 _MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = {"1", "L"}
 _WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -134,6 +135,23 @@ def celeba_crop(
   bilinear = optional("PIL.Image").Resampling.BILINEAR
   square = _to_pil(image[top : top + box, left : left + box])
   return _to_array(square.resize((size, size), bilinear))
+
+
+def shrink(images: Images, size: int) -> Images:
+  """Images `[B, H, H, C]` as `[B, size, size, C]`: means over blocks.
+
+  What improved DDPM's upsamplers are told of an image in training.
+
+  Raises:
+    ValueError: size does not divide H.
+  """
+  b, h, w, c = images.shape
+  if h != w or h % size:
+    raise ValueError(
+      f"shrink needs square images whose height {size} divides, got {h} x {w}"
+    )
+  block = h // size
+  return images.reshape(b, size, block, size, block, c).mean((2, 4))
 
 
 def image_grid(
