@@ -26,7 +26,7 @@ class Model(NamedTuple):
   """
 
   config: Any
-  process: jd.DiscreteProcess
+  process: Any
   params: PyTree
   denoiser: Callable[[PyTree, Array | None], jd.Denoiser]
   variance: float
@@ -38,7 +38,8 @@ def load(weights: str) -> Model:
 
   Args:
     weights: a workdir; a file or directory in a layout that
-      `jaxgen.convert.ddpm` reads; or a file of OpenAI's, under its own name.
+      `jaxgen.convert.ddpm` reads; a file of OpenAI's, under its own name; or
+      NAME:PATH of a score SDE or NCSN, which checkpoints do not name.
 
   Raises:
     FileNotFoundError: there is neither.
@@ -46,9 +47,12 @@ def load(weights: str) -> Model:
   from jaxgen.convert import openai
 
   path = Path(weights)
+  named = weights.partition(":")[0].partition("/")[0]
   if (path / "checkpoints").is_dir():
     saved = training.restore_experiment(path / "checkpoints")
     name = saved["experiment"]
+  elif ":" in weights and named in ("ve", "vp", "subvp", "ncsn", "ncsnv2"):
+    name = "ncsn" if named.startswith("ncsn") else "score_sde"
   else:
     name = "iddpm" if path.name in openai.MARCH_2021 else "ddpm"
   return importlib.import_module(f"experiments.{name}.model").load_model(
