@@ -9,6 +9,7 @@ write. A cell without a result file says "not run".
 
 import dataclasses
 import json
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -148,6 +149,8 @@ def table(title: str, rows: Sequence[Row], results: Sequence[Result]) -> str:
 
 ORIGIN = ("data", "protocol", "seed", "device", "cost", "commit", "command")
 REPLICAS = ("mnist5k", "openmoji")
+# The paper's model in a row's command, where ours takes its place.
+_MODEL = re.compile(r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10")
 
 
 def _origin(row: Row, result: Result) -> list[str]:
@@ -161,7 +164,7 @@ def _origin(row: Row, result: Result) -> list[str]:
     result.device,
     f"{result.seconds / 60:.0f} min",
     result.commit,
-    f"`{row.command.replace('cifar10', str(result.config.get('name')))}`",
+    f"`{_MODEL.sub(str(result.config.get('name')), row.command)}`",
   ]
 
 
@@ -198,13 +201,26 @@ def main() -> None:
   from experiments.ddim import table1 as ddim_table1
   from experiments.ddim import table2 as ddim_table2
   from experiments.ddpm import table1, table2
+  from experiments.ncsn import table1 as ncsn_table1
+  from experiments.score_sde import table1 as score_sde_table1
+  from experiments.score_sde import table2 as score_sde_table2
+  from experiments.score_sde import table3 as score_sde_table3
 
   results = [
     Result(**json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("*.json"))
   ]
   parts = [HEADER]
-  for module in (table1, table2, ddim_table1, ddim_table2):
+  for module in (
+    table1,
+    table2,
+    ddim_table1,
+    ddim_table2,
+    ncsn_table1,
+    score_sde_table1,
+    score_sde_table2,
+    score_sde_table3,
+  ):
     parts.append(table(module.TITLE, module.ROWS, results))
     parts.append(claims(module.TITLE, module.CLAIMS, results) + module.NOTE)
   path = Path(__file__).parent / "README.md"

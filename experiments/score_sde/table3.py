@@ -6,8 +6,8 @@
 
 Predictor-corrector sampling with reverse diffusion for VE, the paper's choice;
 VP and sub-VP are sampled by reverse diffusion alone, as their released
-configurations are. The paper takes each model's best checkpoint by FID, of every
-50,000 updates.
+configurations are. The paper takes each model's best checkpoint by FID, of one
+every 50,000 updates.
 """
 
 import dataclasses
@@ -119,8 +119,11 @@ def main(
   loaded = models.load(weights)
   config, row = loaded[0], row_of(loaded[0])
   model = models.as_model(*loaded)
-  corrector = "langevin" if config.sde == "ve" else "none"
-  how = ScoreSampling("reverse", corrector, steps or config.T)
+  how = ScoreSampling(
+    "reverse",
+    "langevin" if config.sde == "ve" else "none",
+    steps or config.T,
+  )
   found, images = score_samples(
     model,
     how,
