@@ -55,7 +55,7 @@ def make_sampler(
     times = jd.descending_times(process.T, how.steps)
   else:
     times = jd.continuous_times(process, how.steps, EPS[config.sde])
-  predictor = _predictor(process, denoiser, how, how.denoise and discrete)
+  predictor = _predictor(model, denoiser, how)
   if how.corrector == "none":
     sampler = predictor
   else:
@@ -107,13 +107,21 @@ def evaluations(model: Model, how: ScoreSampling) -> int:
   return sampler.evaluations * (len(times) - 1)
 
 
-def _predictor(process, denoiser, how, estimate_last) -> jd.Sampler:
+def _predictor(
+  model: Model, denoiser: jd.Denoiser, how: ScoreSampling
+) -> jd.Sampler:
+  process = model.process
   if how.predictor == "none":
-    return jd.no_predictor(process, denoiser if estimate_last else None)
+    last = how.denoise and isinstance(process.T, int)
+    return jd.no_predictor(process, denoiser if last else None)
+  if how.predictor == "ancestral":
+    # As released: DDPM's beta for VP, the posterior variance for VE.
+    ve = model.config.sde == "ve"
+    variance = jd.FIXED_SMALL if ve else jd.FIXED_LARGE
+    return jd.ancestral(process, denoiser, variance)
   if how.predictor == "flow":
     return jd.reverse_diffusion(process, denoiser, probability_flow=True)
   kinds: dict[str, Any] = {
-    "ancestral": jd.ancestral,
     "reverse": jd.reverse_diffusion,
     "euler_maruyama": jd.euler_maruyama,
     "heun": jd.heun_ode,
