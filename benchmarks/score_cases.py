@@ -52,7 +52,7 @@ def weights(case: Case) -> dict:
   rng = np.random.default_rng(0)
   shapes = ((3, 3, 3, case.width), (3, 3, case.width, 3))
   first, second = (
-    rng.standard_normal(shape).astype(np.float32) / np.sqrt(9 * shape[2])
+    (rng.standard_normal(shape) / np.sqrt(9 * shape[2])).astype(np.float32)
     for shape in shapes
   )
   return {"first": first, "second": second}

@@ -68,7 +68,15 @@ def test_public_arguments_are_annotated():
 def test_formulas_cite_their_paper():
   """Every public function that is a paper's formula says which."""
   folder = ROOT / "jaxgen/diffusion"
-  for name in ("schedules", "gaussian", "samplers", "losses", "reverse"):
+  for name in (
+    "schedules",
+    "gaussian",
+    "samplers",
+    "losses",
+    "reverse",
+    "sde_solvers",
+    "score_losses",
+  ):
     for node in ast.parse((folder / f"{name}.py").read_text()).body:
       if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
         if node.name in ("normal_like", "snr", "prior", "check_unit"):
@@ -88,6 +96,7 @@ HEAVY = (
   "matplotlib",
   "tyro",
   "torch",
+  "diffrax",
 )
 
 
