@@ -29,8 +29,10 @@ from experiments.score_sde.sampling import (
   make_sampler,
 )
 from jaxgen import data
+from jaxgen.types import Array
 
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)
+_LOOSE = jd.Tolerances(1e-4, 1e-4)
 
 
 def trajectories(model: Model, params, key, n: int, steps: int):
@@ -66,24 +68,29 @@ def correctors(model: Model, params, key, n: int, steps: int):
 def interpolate(model: Model, params, pairs, columns: int):
   """Pairs `[2, n, ...]` mixed on the sphere of their latents, decoded."""
   denoiser = model.denoiser(params, None)
-  how = ScoreSampling("ode", "none", tolerance=1e-4)
-  tolerances = jd.Tolerances(1e-4, 1e-4)
+  n, shape = pairs.shape[1], pairs.shape[2:]
+  both = pairs.reshape(-1, *shape)
   end = EPS[model.config.sde]
-  first, second = (
-    jd.ode_encode(model.process, denoiser, x, end, tolerances).x for x in pairs
-  )
-  mixed = [jd.slerp(first, second, w) for w in np.linspace(0, 1, columns)]
-  decode = lambda z: flow_down(model, denoiser, z, how).x
-  return jnp.stack([decode(z) for z in mixed], axis=1)
+  latents = jd.ode_encode(model.process, denoiser, both, end, _LOOSE).x
+  mixed = [
+    jd.slerp(latents[:n], latents[n:], w) for w in np.linspace(0, 1, columns)
+  ]
+  return _decode(model, denoiser, jnp.stack(mixed, axis=1))
 
 
 def temper(model: Model, params, key, n: int):
   """n latents at falling temperatures, decoded: `[n, temperatures, ...]`."""
   denoiser = model.denoiser(params, None)
-  how = ScoreSampling("ode", "none", tolerance=1e-4)
   x_T = jd.prior(model.process, key, _shape(model, n))
-  decode = lambda z: flow_down(model, denoiser, z, how).x
-  return jnp.stack([decode(scale * x_T) for scale in TEMPERATURES], axis=1)
+  scaled = jnp.stack([scale * x_T for scale in TEMPERATURES], axis=1)
+  return _decode(model, denoiser, scaled)
+
+
+def _decode(model: Model, denoiser: jd.Denoiser, latents: Array) -> Array:
+  """Images of latents `[rows, columns, ...]`, as one batch."""
+  how = ScoreSampling("ode", "none", tolerance=_LOOSE.rtol)
+  flat = latents.reshape(-1, *latents.shape[2:])
+  return flow_down(model, denoiser, flat, how).x.reshape(latents.shape)
 
 
 def edit(model: Model, params, key, images, steps: int, columns: int, how: str):

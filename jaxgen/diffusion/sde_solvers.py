@@ -243,9 +243,8 @@ def predictor_corrector(
     )
 
   def correct(key, x, t):
-    for i in range(num_corrector_steps):
-      x = corrector(random.fold_in(key, i + 1), x, t)
-    return x
+    once = lambda i, x: corrector(random.fold_in(key, i + 1), x, t)
+    return jax.lax.fori_loop(0, num_corrector_steps, once, x)
 
   def step(key, x_t, t, s, memory):
     predict_key = random.fold_in(key, 0)

@@ -126,7 +126,6 @@ def test_the_ways_to_sample(workdirs):
   for how, count in (
     (ScoreSampling("ode", "none", tolerance=1e-2), None),
     (ScoreSampling("euler_maruyama", "annealed", 4), 8),
-    (ScoreSampling("heun", "none", 4), 8),
     (ScoreSampling("ancestral", "langevin", 4, corrector_first=False), 8),
   ):
     x = make_draw(loaded, how)(loaded.params, keys)
@@ -142,7 +141,7 @@ def test_table_1(workdirs, tmp_path):
     str(workdirs["mnist5k_vp_discrete"]),
     n=10,
     sampling_batch=16,
-    predictors=("reverse", "none"),
+    predictors=("reverse",),
     out=str(tmp_path),
   )
   text = (tmp_path / "table1.md").read_text()
@@ -160,7 +159,6 @@ def test_tables_2_and_3(workdirs, tmp_path, capsys):
   table2.main(
     weights,
     n=8,
-    repeats=2,
     num_samples=10,
     sampling_batch=16,
     tolerance=0.05,
