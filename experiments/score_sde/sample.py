@@ -6,7 +6,9 @@
 
 `--weights` takes a workdir of `experiments.score_sde.train`, or NAME:PATH of a
 published checkpoint. Langevin correctors average norms over a batch: images
-depend on --batch-size, which the paper sets to 1024 for CIFAR-10.
+depend on --batch-size, which the paper sets to 1024 for CIFAR-10. With the
+published classifier, --classifier PATH --label 3 samples one class of CIFAR-10
+from its VE networks.
 """
 
 from pathlib import Path
@@ -18,7 +20,10 @@ from experiments import models
 from experiments.cli import command_line
 from experiments.plots import save_grid
 from experiments.sampling import generate
+from experiments.score_sde.conditional import with_classifier
 from experiments.score_sde.sampling import ScoreSampling, make_draw
+from jaxgen.convert import score_classifier
+from jaxgen.nn.score_classifier import WideResNet
 
 DEFAULT = ScoreSampling()
 
@@ -30,6 +35,8 @@ def main(
   batch_size: int = 64,
   seed: int = 0,
   out: str = "runs/samples",
+  classifier: str = "",
+  label: int = 0,
 ) -> None:
   """Writes samples.npz (uint8) and grid.png.
 
@@ -40,8 +47,14 @@ def main(
     batch_size: images at a time.
     seed: of the noise.
     out: directory for the results.
+    classifier: weights of the published noise-conditional classifier.
+    label: the class to sample with it.
   """
   model = models.load(weights)
+  if classifier:
+    network = WideResNet()
+    params = score_classifier.load(classifier, network)
+    model = with_classifier(model, network, params, label)
   images = generate(make_draw(model, how), model.params, n, seed, batch_size)
   directory = Path(out)
   directory.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from experiments.ncsn import model as ncsn_model
 from experiments.ncsn import table1 as ncsn_table1
 from experiments.ncsn.train import train as train_ncsn
 from experiments.score_sde import figures, model, sample, table1, table2, table3
+from experiments.score_sde.conditional import with_classifier
 from experiments.score_sde.config import CONFIGS, Config
 from experiments.score_sde.sampling import (
   ScoreSampling,
@@ -23,6 +24,7 @@ from experiments.score_sde.sampling import (
 )
 from experiments.score_sde.train import train
 from jaxgen.nn.ncsnpp import NETWORKS
+from jaxgen.nn.score_classifier import WideResNet
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,34 @@ def test_the_ways_to_sample(workdirs):
     assert jnp.isfinite(x).all()
     if count is not None:
       assert evaluations(loaded, how) == count
+
+
+def test_a_class_from_a_classifier(workdirs):
+  """Of a score network that is 0 the guided score is the classifier's."""
+  loaded = models.load(str(workdirs["mnist5k_ve"]))
+  classifier = WideResNet(1, 1, 3, (0.5,), (0.5,))
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+  params = classifier.init(jax.random.key(1), x, jnp.ones(2))["params"]
+  nothing = lambda params, labels: jd.score_denoiser(
+    loaded.process, lambda x, t: 0 * x
+  )
+  bare = loaded._replace(denoiser=nothing)
+  guided = with_classifier(bare, classifier, params, label=2)
+  t = jnp.asarray([0.3, 0.6])
+  score = jd.score_of(
+    loaded.process, guided.denoiser(guided.params, None)(x, t), t
+  )
+
+  def log_prob(x):
+    logits = classifier.apply(
+      {"params": params}, (x + 1) / 2, loaded.process.sigma(t) / 2
+    )
+    return jax.nn.log_softmax(logits)[:, 2].sum()
+
+  expected = jax.grad(log_prob)(x)
+  np.testing.assert_allclose(score, expected, rtol=1e-3, atol=1e-5)
+  with pytest.raises(ValueError, match=r"label must lie in \[0, 2\], got 3"):
+    with_classifier(loaded, classifier, params, label=3)
 
 
 def test_table_1(workdirs, tmp_path):
