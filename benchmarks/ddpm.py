@@ -68,9 +68,14 @@ def main() -> None:
   print("\n" + table(report))
 
 
-def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def compare(
+  name: str,
+  args: argparse.Namespace,
+  module: str = "benchmarks.worker",
+  peer: str = "diffusers",
+) -> dict[str, Any]:
   """Seconds of both sides on one case, run in turn."""
-  workers = {side: start(side, name, args) for side in ("diffusers", "jaxgen")}
+  workers = {side: start(side, name, args, module) for side in (peer, "jaxgen")}
   ready = {side: ask(worker) for side, worker in workers.items()}
   seconds: dict[str, list[float]] = {side: [] for side in workers}
   busy = []
@@ -91,13 +96,13 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def start(side: str, name: str, args: argparse.Namespace) -> Any:
+def start(side: str, name: str, args: argparse.Namespace, module: str) -> Any:
   """A worker of one side, which prepares itself."""
   return subprocess.Popen(
     [
       sys.executable,
       "-m",
-      "benchmarks.worker",
+      module,
       side,
       name,
       str(int(args.quick)),

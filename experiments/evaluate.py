@@ -29,7 +29,7 @@ from experiments import models, results
 from experiments.cli import command_line
 from experiments.models import CROPS, Model
 from experiments.plots import save_grid
-from experiments.sampling import Sampling, generate_shards, make_draw
+from experiments.sampling import Draw, Sampling, generate_shards, make_draw
 from jaxgen import data
 from jaxgen.data import center_crop_resize
 from jaxgen.data.batches import Crop
@@ -202,23 +202,25 @@ def make_yardstick(config: Any, scoring: Scoring) -> Yardstick:
 
 def score_samples(
   model: Model,
-  how: Sampling,
+  how: Any,
   yardstick: Yardstick,
   n: int,
   directory: Path,
   seed: int = 0,
   batch_size: int = 64,
+  draw: Draw | None = None,
 ) -> tuple[dict[str, Score], list[np.ndarray]]:
   """Scores of n images of a model, and the images.
 
   Args:
     model: the model.
-    how: the sampler.
+    how: the sampler, a `Sampling` or the dataclass that `draw` was made from.
     yardstick: what the images are held against.
     n: how many images.
     directory: where they are kept, see `generate_shards`.
     seed: of the images.
     batch_size: images drawn at a time.
+    draw: samples a batch; made from `how` if None.
   """
   extractor, reference, scoring = yardstick
   identity = {
@@ -227,7 +229,7 @@ def score_samples(
     "image_size": model.config.image_size,
   }
   images = generate_shards(
-    make_draw(model, how),
+    draw or make_draw(model, how),
     model.params,
     n,
     directory,

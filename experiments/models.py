@@ -48,7 +48,8 @@ def load(weights: str) -> Model:
 
   Args:
     weights: a workdir; a file or directory in a layout that
-      `jaxgen.convert.ddpm` reads; or a file of OpenAI's, under its own name.
+      `jaxgen.convert.ddpm` reads; a file of OpenAI's, under its own name; or
+      NAME:PATH of a score SDE or NCSN, which checkpoints do not name.
 
   Raises:
     FileNotFoundError: there is neither.
@@ -56,9 +57,12 @@ def load(weights: str) -> Model:
   from jaxgen.convert import openai
 
   path = Path(weights)
+  named = weights.partition(":")[0].partition("/")[0]
   if (path / "checkpoints").is_dir():
     saved = training.restore_experiment(path / "checkpoints")
     name = saved["experiment"]
+  elif ":" in weights and named in ("ve", "vp", "subvp", "ncsn", "ncsnv2"):
+    name = "ncsn" if named.startswith("ncsn") else "score_sde"
   else:
     released = openai.MARCH_2021 | openai.JUL_2021
     name = "iddpm" if path.name in released else "ddpm"

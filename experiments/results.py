@@ -10,6 +10,7 @@ write. A cell without a result file says "not run".
 import dataclasses
 import importlib
 import json
+import re
 import statistics
 import subprocess
 import time
@@ -30,6 +31,10 @@ TABLES = (
   "ddim.table1",
   "ddim.table2",
   "edm.table2",
+  "ncsn.table1",
+  "score_sde.table1",
+  "score_sde.table2",
+  "score_sde.table3",
 )
 
 
@@ -189,14 +194,14 @@ def _spread(values: Sequence[float | None]) -> str:
 
 ORIGIN = ("data", "protocol", "seed", "device", "cost", "commit", "command")
 REPLICAS = ("mnist5k", "openmoji")
+# The paper's model in a row's command, where ours takes its place.
+_MODEL = re.compile(r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10|imagenet64")
 
 
 def _origin(row: Row, result: Result) -> list[str]:
   """The cells that say where a number comes from."""
   dataset = str(result.config["dataset"])
-  command = row.command
-  for name in ("cifar10", "imagenet64"):  # the paper's
-    command = command.replace(name, str(result.config.get("name")))
+  command = _MODEL.sub(str(result.config.get("name")), row.command)
   replica = " (scaled-down replica)" if dataset.startswith(REPLICAS) else ""
   return [
     dataset + replica,

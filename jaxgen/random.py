@@ -58,6 +58,13 @@ def bernoulli(key: Key, p: float, shape: Sequence[int]) -> Array:
   return _unit(key, shape) < p
 
 
+def fold_in(key: Key, data: int | Array) -> Key:
+  """`jax.random.fold_in`, of one key or of each of a batch of keys."""
+  if is_batch(key):
+    return jax.vmap(jax.random.fold_in, (0, None))(key, data)
+  return jax.random.fold_in(key, data)
+
+
 def is_batch(key: Key) -> bool:
   """Whether this is a batch of keys `[B]`, not one."""
   return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1

@@ -70,7 +70,15 @@ def test_public_arguments_are_annotated():
 def test_formulas_cite_their_paper():
   """Every public function that is a paper's formula says which."""
   folder = ROOT / "jaxgen/diffusion"
-  for name in ("schedules", "gaussian", "samplers", "losses", "reverse"):
+  for name in (
+    "schedules",
+    "gaussian",
+    "samplers",
+    "losses",
+    "reverse",
+    "sde_solvers",
+    "score_losses",
+  ):
     for node in ast.parse((folder / f"{name}.py").read_text()).body:
       if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
         if node.name in ("normal_like", "snr", "prior", "check_unit"):
@@ -90,6 +98,7 @@ HEAVY = (
   "matplotlib",
   "tyro",
   "torch",
+  "diffrax",
 )
 
 

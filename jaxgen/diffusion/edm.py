@@ -59,6 +59,15 @@ class KarrasProcess(Process):
     """t."""
     return jnp.asarray(t, jnp.float32)
 
+  def drift(self, x: Array, t: Array) -> Array:
+    """f(x, t) = 0."""
+    del t
+    return jnp.zeros_like(x)
+
+  def diffusion(self, t: Array) -> Array:
+    """g(t) = sqrt(2 t)."""
+    return jnp.sqrt(2 * jnp.asarray(t))
+
 
 def karras_times(
   n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
@@ -199,7 +208,7 @@ def edm_heun(
 
     return jax.lax.cond(sigma_s > 0, heun, lambda _: euler, None), memory
 
-  return Sampler(lambda x: (), step, process.T)
+  return Sampler(lambda x: (), step, process.T, evaluations=2)
 
 
 def _add_noise(key: Key, x: Array, t: Array, churn: Churn) -> tuple[Any, Any]:

@@ -25,11 +25,14 @@ class Sampler(NamedTuple):
     init: x `[B, ...]` -> memory.
     step: (key, x_t, t, s, memory) -> (x_s, memory), t and s of shape [].
     T: the process's last time; grids beyond it are refused.
+    evaluations: of the network in one step; a first or last step may take one
+      more or one less. NFE is that times the steps.
   """
 
   init: Callable[[Array], PyTree]
   step: Callable[[Key, Array, Array, Array, PyTree], tuple[Array, PyTree]]
   T: int | float = float("inf")
+  evaluations: int = 1
 
 
 def ancestral(

@@ -1,0 +1,1 @@
+"""Score SDE: Song et al. 2021, https://arxiv.org/abs/2011.13456."""
