@@ -116,6 +116,20 @@ def test_levels_between_those_trained_at():
   assert {how.snr for how in ways} == {0.04}
 
 
+@pytest.mark.parametrize("name", ["ve/cifar10_ncsnpp", "vp/cifar10_ddpm"])
+def test_published_networks_can_be_trained(name):
+  """The loss is traced on the network itself, dropout and labels included."""
+  config = CONFIGS[name]
+  net = model.make_net(config)
+  params = jax.eval_shape(
+    lambda key: model.init_params(config, net, key), jax.random.key(0)
+  )
+  loss = model.make_loss(config, model.make_process(config), net)
+  batch = {"image": jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)}
+  found = jax.eval_shape(loss, params, jax.random.key(0), batch)
+  assert found.shape == ()
+
+
 def test_ve_networks_see_images_in_unit_range():
   """Their exact score of N(m, s^2) on [0, 1] gives ours on [-1, 1]."""
   config = CONFIGS["ve/cifar10_ncsnpp_continuous"]
