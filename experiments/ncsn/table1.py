@@ -8,6 +8,7 @@ choose checkpoints by FID of 1000 samples.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -88,6 +89,7 @@ def main(
   n: int = 1000,
   sampling_batch: int = 64,
   seed: int = 0,
+  denoised: Sequence[bool] = (False, True),
   out: str = "runs/ncsn-table1",
 ) -> None:
   """Samples and scores one checkpoint in both ways.
@@ -98,6 +100,7 @@ def main(
     n: images of each way.
     sampling_batch: images drawn at a time.
     seed: of the noise.
+    denoised: rows of the table.
     out: directory for images and results.
   """
   model = models.as_model(*models.load(weights))
@@ -107,7 +110,8 @@ def main(
   if not config.conditional:
     names = ("NCSNv2, not denoised", "NCSNv2")
   measured, shown = [], []
-  for denoise, name in zip((False, True), names, strict=True):
+  for denoise in denoised:
+    name = names[denoise]
     timer = results.Timer()
     how = Annealed(denoise)
     directory = Path(out) / ("denoised" if denoise else "plain")

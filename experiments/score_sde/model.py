@@ -2,7 +2,8 @@
 
 Images are in [-1, 1] everywhere. The published VE networks take them in [0, 1];
 seen from [-1, 1] their noise is twice as large, so that the process has 2 sigma
-and the network is told sigma. Nothing else changes: eps is the same.
+and the network is told sigma. eps is the same. The prior is centred at 0, which
+is grey, where theirs is centred at black: 0.01 of its standard deviation.
 """
 
 import dataclasses

@@ -102,6 +102,34 @@ def test_labels_are_the_releases(name, t, label):
   assert found == pytest.approx(label, rel=1e-5)
 
 
+def test_levels_between_those_trained_at():
+  """Table 1's P2000: level i of 2000 has the label of i / 2, VP's marginals."""
+  config = CONFIGS["vp/cifar10_ddpm"]
+  fine, coarse = (model.make_process(config, k) for k in (2, 1))
+  assert fine.T == 2000
+  assert model.label_of(config, fine, jnp.asarray(1001)) == 500
+  sigmas = [p.sigma(jnp.asarray(p.T // 2)) for p in (fine, coarse)]
+  assert sigmas[0] == pytest.approx(float(sigmas[1]), rel=1e-3)
+  ways = [table1.way("vp", "flow", c, 1000) for c in table1.COLUMNS]
+  assert [how.steps for how in ways] == [1000, 2000, 1000, 1000]
+  assert [how.corrector_steps for how in ways] == [1, 1, 2, 1]
+  assert {how.snr for how in ways} == {0.04}
+
+
+@pytest.mark.parametrize("name", ["ve/cifar10_ncsnpp", "vp/cifar10_ddpm"])
+def test_published_networks_can_be_trained(name):
+  """The loss is traced on the network itself, dropout and labels included."""
+  config = CONFIGS[name]
+  net = model.make_net(config)
+  params = jax.eval_shape(
+    lambda key: model.init_params(config, net, key), jax.random.key(0)
+  )
+  loss = model.make_loss(config, model.make_process(config), net)
+  batch = {"image": jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)}
+  found = jax.eval_shape(loss, params, jax.random.key(0), batch)
+  assert found.shape == ()
+
+
 def test_ve_networks_see_images_in_unit_range():
   """Their exact score of N(m, s^2) on [0, 1] gives ours on [-1, 1]."""
   config = CONFIGS["ve/cifar10_ncsnpp_continuous"]
@@ -142,16 +170,19 @@ def test_a_class_from_a_classifier(workdirs):
   loaded = models.load(str(workdirs["mnist5k_ve"]))
   classifier = WideResNet(1, 1, 3, (0.5,), (0.5,))
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-  params = classifier.init(jax.random.key(1), x, jnp.ones(2))["params"]
+  init = jax.jit(classifier.init)
+  params = init(jax.random.key(1), x, jnp.ones(2))["params"]
   nothing = lambda params, labels: jd.score_denoiser(
     loaded.process, lambda x, t: 0 * x
   )
   bare = loaded._replace(denoiser=nothing)
   guided = with_classifier(bare, classifier, params, label=2)
   t = jnp.asarray([0.3, 0.6])
-  score = jd.score_of(
-    loaded.process, guided.denoiser(guided.params, None)(x, t), t
-  )
+
+  @jax.jit
+  def score_at(x):
+    denoiser = guided.denoiser(guided.params, None)
+    return jd.score_of(loaded.process, denoiser(x, t), t)
 
   def log_prob(x):
     logits = classifier.apply(
@@ -159,29 +190,29 @@ def test_a_class_from_a_classifier(workdirs):
     )
     return jax.nn.log_softmax(logits)[:, 2].sum()
 
-  expected = jax.grad(log_prob)(x)
-  np.testing.assert_allclose(score, expected, rtol=1e-3, atol=1e-5)
+  expected = jax.jit(jax.grad(log_prob))(x)
+  np.testing.assert_allclose(score_at(x), expected, rtol=1e-3, atol=1e-5)
   with pytest.raises(ValueError, match=r"label must lie in \[0, 2\], got 3"):
     with_classifier(loaded, classifier, params, label=3)
 
 
 def test_table_1(workdirs, tmp_path):
-  """A grid's row of levels between those trained at, and its claims."""
+  """A row of the grid, with the command of this data set."""
   table1.main(
     str(workdirs["mnist5k_vp_discrete"]),
     n=10,
     sampling_batch=16,
-    predictors=("reverse",),
+    predictors=("none",),
     out=str(tmp_path),
   )
   text = (tmp_path / "table1.md").read_text()
-  assert "| VP, reverse diffusion | 3.21 ± .02 |" in text
-  assert "P1000 8, P2000 16, PC1000 16" in text
+  assert "| VP, corrector only | – | – | 19.06 ± .06 | – |" in text
+  assert "NFE C2000 16" in text
   assert "runs/mnist5k_vp_discrete`" in text
   assert "VP, reverse diffusion: a corrector is better" in text
-  (path,) = tmp_path.glob("*reverse*.json")
+  (path,) = tmp_path.glob("*corrector*.json")
   result = results.Result(**json.loads(path.read_text()))
-  assert set(result.values) == {"P1000", "P2000", "PC1000"}
+  assert set(result.values) == {"C2000"}
 
 
 def test_tables_2_and_3(workdirs, tmp_path, capsys):
@@ -225,11 +256,15 @@ def test_ncsn(tmp_path):
     dataclasses.replace(config, workdir=str(tmp_path / "run"), smoke=True)
   )
   ncsn_table1.main(
-    str(workdir), n=10, sampling_batch=16, out=str(tmp_path / "table")
+    str(workdir),
+    n=10,
+    sampling_batch=16,
+    denoised=(True,),
+    out=str(tmp_path / "table"),
   )
   text = (tmp_path / "table" / "table1.md").read_text()
   assert "| NCSNv2 | 8.40 ± .07 | 10.87 |" in text
-  assert "denoising improves NCSNv2 (FID): mnist5k: " in text
+  assert "denoising improves NCSNv2 (FID): not run" in text
 
 
 def test_what_is_refused(tmp_path):
