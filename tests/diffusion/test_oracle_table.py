@@ -96,7 +96,10 @@ def step(sampler, process, mixture, key, x, t, s, memory):
 
 def run(seed, x, times, process_name, sampler, data):
   """What `sample` does, by hand."""
-  arguments = (oracles.PROCESSES[process_name], getattr(oracles, data))
+  # Arrays of JAX: after a program of diffrax, jit hands float64 ones of numpy
+  # to programs compiled under x64 as float32.
+  mixture = jax.tree.map(jnp.asarray, getattr(oracles, data))
+  arguments = (oracles.PROCESSES[process_name], mixture)
   keys = jax.random.split(jax.random.key(seed), len(times))
   denoiser = oracles.denoiser(*arguments, "x_0")
   memory = SAMPLERS[sampler](arguments[0], denoiser).init(x)
