@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import jaxgen.diffusion as jd
 from experiments.edm.config import Config
 from experiments.models import Model
-from jaxgen import training
+from jaxgen import data, training
+from jaxgen.data.augmentation import AUGMENT_LABELS
+from jaxgen.diffusion.processes import expand
 from jaxgen.nn.ddpm_unet import depth_to_space, space_to_depth
 from jaxgen.nn.ncsnpp import NCSNpp
 from jaxgen.training.optimizers import EmaDecay
@@ -29,8 +31,8 @@ VE_SIGMAS = (0.02, 100.0)
 def make_network(config: Config) -> NCSNpp:
   """DDPM++ ("vp") or NCSN++ ("ve"), without score SDE's own scalings.
 
-  EDM's network is of this family. Not here: its class labels, and its embedding
-  of the augmentation of config F.
+  EDM's network is of this family; the labels of classes and of augmentation are
+  its own.
   """
   ve = config.formulation == "ve"
   return NCSNpp(
@@ -44,6 +46,8 @@ def make_network(config: Config) -> NCSNpp:
     progressive_input="residual" if ve else "none",
     centered=True,
     scale_by_sigma=False,
+    num_classes=config.num_classes,
+    augment_dim=AUGMENT_LABELS if config.augment else 0,
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
   )
@@ -53,15 +57,29 @@ def init_params(config: Config, unet: NCSNpp, key: Key) -> PyTree:
   """Fresh parameters."""
   size = config.image_size // config.patch_size
   x = jnp.zeros((1, size, size, config.image_channels * config.patch_size**2))
-  return jax.jit(unet.init)(key, x, jnp.ones(1))["params"]
+  labels = jnp.zeros(1, jnp.int32) if config.num_classes else None
+  return jax.jit(unet.init)(key, x, jnp.ones(1), labels=labels)["params"]
 
 
 def close_over(
-  config: Config, unet: NCSNpp, params: PyTree, dropout_key: Key | None = None
+  config: Config,
+  unet: NCSNpp,
+  params: PyTree,
+  dropout_key: Key | None = None,
+  labels: Array | None = None,
+  changes: Array | None = None,
 ) -> Network:
   """F(x, c_noise) of Eq. 7, whatever network it is.
 
   NCSN++ embeds the logarithm of what it is told.
+
+  Args:
+    config: of the model.
+    unet: the network.
+    params: its parameters.
+    dropout_key: of training; None is no dropout.
+    labels: classes `[B]`, if it is told any.
+    changes: labels of the augmentation `[B, 9]`; None when sampling: zeros.
   """
 
   def network(x: Array, c_noise: Array) -> Array:
@@ -71,6 +89,8 @@ def close_over(
       space_to_depth(x, config.patch_size),
       told,
       deterministic=dropout_key is None,
+      labels=labels,
+      augment=changes,
       rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
     return depth_to_space(jnp.asarray(output), config.patch_size)
@@ -102,12 +122,61 @@ def vp_sigma(t: Array) -> Array:
   return jnp.sqrt(jnp.expm1(0.5 * BETA_D * t**2 + BETA_MIN * t))
 
 
-def vp_time(sigma: Array) -> Array:
+def vp_time(
+  sigma: Array, beta_d: float = BETA_D, beta_min: float = BETA_MIN
+) -> Array:
   """The inverse of `vp_sigma` (Table 1)."""
   log = jnp.log1p(sigma**2)
-  root = jnp.sqrt(BETA_MIN**2 + 2 * BETA_D * log)
+  root = jnp.sqrt(beta_min**2 + 2 * beta_d * log)
   # (root - bmin) / bd, without its cancellation at small sigma.
-  return 2 * log / (root + BETA_MIN)
+  return 2 * log / (root + beta_min)
+
+
+def time_at(sde: jd.VPSDE | jd.VESDE, sigma: Array) -> Array:
+  """Where sigma / alpha of score SDE's process is sigma (Table 1, "schedule").
+
+  Raises:
+    ValueError: the process is neither VP nor VE in continuous time.
+  """
+  if type(sde) is jd.VPSDE:
+    beta_d = sde.beta_max - sde.beta_min
+    return vp_time(sigma, beta_d, sde.beta_min)
+  if isinstance(sde, jd.VESDE):
+    span = jnp.log(sde.sigma_max / sde.sigma_min)
+    return jnp.log(sigma / sde.sigma_min) / span
+  raise ValueError(
+    f"EDM's times need a VPSDE or a VESDE, got {type(sde).__name__}"
+  )
+
+
+def over_sigma(model: Model) -> Model:
+  """Score SDE's VP or VE model as one over `KarrasProcess`, for EDM's sampler.
+
+  At (y, sigma) its eps is that of x_t = alpha_t y at the t of `time_at`: the
+  columns VP and VE of Table 1. As in the paper's Table 2 the levels are EDM's,
+  80 to 0.002, where the model has seen them: VE's least level is 0.02.
+
+  Raises:
+    ValueError: the model's process is another.
+  """
+  sde = model.process
+  ends = jnp.array([0.0, sde.T])
+  time_at(sde, jnp.ones(()))  # refuses another process
+  low, high = (float(s) for s in sde.sigma(ends) / sde.alpha(ends))
+  process = jd.KarrasProcess(min(80.0, high))
+
+  def denoiser(params: PyTree, labels: Array | None) -> jd.Denoiser:
+    inner = model.denoiser(params, labels)
+
+    def over(y: Array, sigma: Array) -> jd.Prediction:
+      t = jnp.clip(time_at(sde, sigma), 0, sde.T)
+      x_t = expand(sde.alpha(t), y) * y
+      return jd.from_eps(process, y, sigma, inner(x_t, t).eps)
+
+    return over
+
+  sigma_min = max(model.sigma_min, low)
+  return model._replace(process=process, denoiser=denoiser, sigma_min=sigma_min)
 
 
 def draw_sigmas(config: Config, key: Key, n: int) -> Array:
@@ -126,7 +195,13 @@ def make_loss(
 
   def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
     key, dropout_key, sigma_key = jax.random.split(key, 3)
-    network, x_0 = close_over(config, unet, params, dropout_key), batch["image"]
+    x_0, changes = batch["image"], None
+    if config.augment:
+      x_0, changes = data.augment(
+        jax.random.fold_in(key, 1), x_0, config.augment
+      )
+    labels = batch["label"] if config.num_classes else None
+    network = close_over(config, unet, params, dropout_key, labels, changes)
     if config.loss == "edm":
       return jd.edm_loss(network, key, x_0, sigma_data=config.sigma_data)
     sigma = draw_sigmas(config, sigma_key, len(x_0))
@@ -172,8 +247,8 @@ def as_model(config: Config, unet: NCSNpp, params: PyTree) -> Model:
   process = jd.KarrasProcess()
 
   def denoiser(params: PyTree, labels: Array | None) -> jd.Denoiser:
-    del labels
-    return make_denoiser(config, process, close_over(config, unet, params))
+    network = close_over(config, unet, params, labels=labels)
+    return make_denoiser(config, process, network)
 
   # VE has seen nothing below its own smallest level.
   original_ve = (config.formulation, config.preconditioning) == (
@@ -182,5 +257,11 @@ def as_model(config: Config, unet: NCSNpp, params: PyTree) -> Model:
   )
   sigma_min = VE_SIGMAS[0] if original_ve else 0.002
   return Model(
-    config, process, params, denoiser, jd.FIXED_SMALL, sigma_min=sigma_min
+    config,
+    process,
+    params,
+    denoiser,
+    jd.FIXED_SMALL,
+    config.num_classes,
+    sigma_min=sigma_min,
   )

@@ -1,6 +1,7 @@
 """Trains EDM.
 
   python -m experiments.edm.train cifar10 --workdir runs/edm-cifar10
+  python -m experiments.edm.train cifar10_cond --augment 0.12 --no-flip  # F
   python -m experiments.edm.train mnist5k --formulation ve  # 2 CPU cores
 
 The same command continues a run that was stopped or killed. `python -m
@@ -69,11 +70,13 @@ def train(config: Config) -> Path:
     state = training.shard_state(mesh, state)
     state = checkpoints.restore(state, batches)
     steps = range(int(state.step) + 1, config.steps + 1)
+    kept = ("image", "label") if config.num_classes else ("image",)
     with training.Log(
       workdir / "metrics.jsonl", checkpoints, steps, config.log_every
     ) as log:
       for step in steps:
-        batch = training.shard_batch(mesh, {"image": next(batches)["image"]})
+        batch = next(batches)
+        batch = training.shard_batch(mesh, {k: batch[k] for k in kept})
         state, metrics = train_step(state, batch)
         log(step, metrics)
         stopping = stop(step)

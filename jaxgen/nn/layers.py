@@ -110,11 +110,11 @@ def dense(
   name: str,
   init_scale: float = 1.0,
   dtype: DTypeLike = jnp.float32,
+  use_bias: bool = True,
 ) -> nn.Dense:
   """A dense layer initialised by `fan_avg_uniform(init_scale)`."""
-  return nn.Dense(
-    features, dtype=dtype, kernel_init=fan_avg_uniform(init_scale), name=name
-  )
+  kernel_init = fan_avg_uniform(init_scale)
+  return nn.Dense(features, use_bias, dtype, kernel_init=kernel_init, name=name)
 
 
 def space_to_depth(x: Array, size: int) -> Array:

@@ -4,6 +4,8 @@ One module covers the family: the published configurations are in `NETWORKS`,
 among them the authors' form of DDPM's network.
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -53,6 +55,12 @@ class NCSNpp(nn.Module):
     sigma_max: the largest.
     num_scales: their number. Labels count them from the largest, 0; they are
       used only with a positional embedding and `scale_by_sigma`.
+    num_classes: EDM's class labels; 0 for none. The one-hot vector times
+      sqrt(num_classes), through the linear layer "temb_label" (kernel
+      [num_classes, E] and bias), is added to the noise embedding [B, E]:
+      E = `channels`, or twice that if it is "fourier".
+    augment_dim: size of EDM's augmentation labels; 0 for none. They are added
+      through "temb_augment" (kernel [augment_dim, E], no bias).
     dtype: of the computation. Parameters, normalisation statistics, softmax
       and the output are float32.
     remat: recompute each block's activations in the backward pass.
@@ -79,12 +87,19 @@ class NCSNpp(nn.Module):
   sigma_min: float = 0.01
   sigma_max: float = 50.0
   num_scales: int = 1000
+  num_classes: int = 0
+  augment_dim: int = 0
   dtype: DTypeLike = jnp.float32
   remat: bool = False
 
   @nn.compact
   def __call__(
-    self, x: Array, time_cond: Array, deterministic: bool = True
+    self,
+    x: Array,
+    time_cond: Array,
+    deterministic: bool = True,
+    labels: Array | None = None,
+    augment: Array | None = None,
   ) -> Array:
     """The network's output for x at the noise level `time_cond`.
 
@@ -95,6 +110,9 @@ class NCSNpp(nn.Module):
         a discrete VP SDE, 999 t of continuous VP and sub-VP SDEs, t in [0, 1];
         of a discrete VE SDE the index of sigma, 0 being the largest.
       deterministic: no dropout; if False, an rng named 'dropout' is needed.
+      labels: classes `[B]`, if there are any.
+      augment: what was done to the images, `[B, augment_dim]`; None is zeros,
+        nothing.
 
     Returns:
       `[B, H, W, C]`, float32: the score for the VE networks, which divide by
@@ -102,11 +120,13 @@ class NCSNpp(nn.Module):
 
     Raises:
       ValueError: if an option is unknown, the height or width does not
-        divide, or an attention resolution does not occur.
+        divide, an attention resolution does not occur, or labels are missing
+        or not known.
     """
     self._check(x, time_cond)
+    self._check_labels(labels, augment)
     time_cond = jnp.broadcast_to(time_cond, x.shape[:1])
-    temb = self._embed(time_cond)
+    temb = self._embed(time_cond, labels, augment)
     attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
 
     def block(h, level, name, resampling="none"):
@@ -163,7 +183,9 @@ class NCSNpp(nn.Module):
       output = output / self._sigma(time_cond)[:, None, None, None]
     return output
 
-  def _embed(self, time_cond: Array) -> Array | None:
+  def _embed(
+    self, time_cond: Array, labels: Array | None, augment: Array | None
+  ) -> Array | None:
     """The embedding `[B, 4 channels]` that the blocks see."""
     if not self.conditional:
       return None
@@ -173,6 +195,14 @@ class NCSNpp(nn.Module):
       )(time_cond)
     else:
       temb = sinusoidal_embedding(time_cond, self.channels)
+    if self.num_classes:
+      told = nn.one_hot(labels, self.num_classes) * math.sqrt(self.num_classes)
+      temb = temb + dense(temb.shape[-1], "temb_label")(told)
+    if self.augment_dim:
+      if augment is None:
+        augment = jnp.zeros((len(temb), self.augment_dim))
+      told = dense(temb.shape[-1], "temb_augment", use_bias=False)(augment)
+      temb = temb + told
     temb = dense(4 * self.channels, "temb_dense0", dtype=self.dtype)(temb)
     temb = nn.swish(temb)
     return dense(4 * self.channels, "temb_dense1", dtype=self.dtype)(temb)
@@ -246,6 +276,19 @@ class NCSNpp(nn.Module):
       h = residual_sum(output, h, self.skip_rescale)
       return h, h
     return h, None
+
+  def _check_labels(self, labels: Array | None, augment: Array | None) -> None:
+    """Raises where there are labels that the network does not know."""
+    if (labels is not None) != (self.num_classes > 0):
+      found = "none" if labels is None else "some"
+      raise ValueError(
+        f"NCSNpp of {self.num_classes} classes got {found} as labels."
+      )
+    if augment is not None and augment.shape[-1] != self.augment_dim:
+      raise ValueError(
+        f"NCSNpp needs {self.augment_dim} augmentation labels, got "
+        f"{augment.shape[-1]}."
+      )
 
   def _check(self, x: Array, time_cond: Array) -> None:
     """Raises where an option, x or time_cond does not fit."""

@@ -182,3 +182,55 @@ def test_bfloat16_computes_near_float32():
 def test_bad_input_is_one_sentence(options, shape, t, message):
   with pytest.raises(ValueError, match=message):
     TINY.clone(**options).init(jax.random.key(0), jnp.zeros(shape), jnp.ones(t))
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_conditions_are_added_to_the_noise_embedding(embedding):
+  """v = sqrt(n) K[y] + b + K' a: the same as v W of the next layer's bias."""
+  told = FLAT.clone(embedding=embedding, num_classes=5, augment_dim=9)
+  plain = FLAT.clone(embedding=embedding)
+  x, t = images(), jnp.array([0.3, 2.0])
+  labels, changes = jnp.array([3, 3]), jnp.full((2, 9), 0.4)
+  init = lambda key: told.init(key, x, t, labels=labels)
+  template = jax.eval_shape(init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), template
+  )["params"]
+  width = 32 if embedding == "fourier" else 16
+  assert params["temb_label"]["kernel"].shape == (5, width)
+  assert {k: v.shape for k, v in params["temb_augment"].items()} == {
+    "kernel": (9, width)
+  }
+  v = 5**0.5 * params["temb_label"]["kernel"][3] + params["temb_label"]["bias"]
+  rest = {
+    k: p for k, p in params.items() if k not in ("temb_label", "temb_augment")
+  }
+  found = told.apply({"params": params}, x, t, labels=labels)
+  zeros = told.apply(
+    {"params": params}, x, t, labels=labels, augment=jnp.zeros((2, 9))
+  )
+  np.testing.assert_array_equal(found, zeros)
+  for augment, more in (
+    (None, 0),
+    (changes, 0.4 * params["temb_augment"]["kernel"].sum(0)),
+  ):
+    first = rest["temb_dense0"]
+    bias = first["bias"] + (v + more) @ first["kernel"]
+    moved = rest | {"temb_dense0": first | {"bias": bias}}
+    np.testing.assert_allclose(
+      told.apply({"params": params}, x, t, labels=labels, augment=augment),
+      plain.apply({"params": moved}, x, t),
+      rtol=1e-4,
+      atol=1e-5,
+    )
+
+
+def test_labels_that_do_not_fit_are_one_sentence():
+  x = images()
+  with pytest.raises(ValueError, match="of 5 classes got none as labels"):
+    FLAT.clone(num_classes=5).init(jax.random.key(0), x, 1)
+  with pytest.raises(ValueError, match="of 0 classes got some as labels"):
+    FLAT.init(jax.random.key(0), x, 1, labels=jnp.zeros(2, int))
+  with pytest.raises(ValueError, match="needs 0 augmentation labels, got 9"):
+    FLAT.init(jax.random.key(0), x, 1, augment=jnp.zeros((2, 9)))

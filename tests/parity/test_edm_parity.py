@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxgen.diffusion as jd
+from jaxgen.data import augmentation
 from jaxgen.diffusion import edm
 
 STORED = dict(np.load(Path(__file__).parents[1] / "data" / "edm.npz"))
@@ -96,3 +97,13 @@ def test_bad_input_is_one_sentence():
     jd.edm_heun(jd.VPSDE(), None, jd.Churn(0.1))
   with pytest.raises(ValueError, match="sigma_max must be positive"):
     jd.KarrasProcess(0.0)
+
+
+def test_augmentation():
+  """The original's images and labels, under the changes that it drew."""
+  stored = dict(np.load(Path(__file__).parents[1] / "data/edm_augment.npz"))
+  fields = augmentation.Changes._fields
+  changes = augmentation.Changes(*(jnp.asarray(stored[n]) for n in fields))
+  close(augmentation.labels_of(changes), stored["labels"])
+  images = jnp.asarray(stored["images"])
+  close(augmentation.apply_changes(images, changes), stored["found"])
