@@ -57,9 +57,9 @@ _MODELS: tuple[Any, ...] = tuple(
 )
 NOTE = """
 On `mnist5k` the four models that predict the mean or learn the variance still
-sample noise after their 1,100 updates (IS 1.00): a mean must be right to a small
-share of the step's own noise before samples show it. Verdicts on them are about
-short training.
+sample noise after their 1,100 updates (IS 1.00): a mean must be right to a
+small share of the step's own noise before samples show it. Verdicts on them are
+about short training.
 """
 CLAIMS = (
   Claim(
