@@ -10,6 +10,7 @@ write. A cell without a result file says "not run".
 import dataclasses
 import importlib
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -236,9 +237,16 @@ def claims(title: str, stated: Sequence[Claim], found: Sequence[Result]) -> str:
 
 
 def _verdict(smaller: Sequence[float], larger: Sequence[float]) -> str:
-  """Whether each of the smaller is below each of the larger."""
+  """Whether each of the smaller is below each of the larger.
+
+  Of single runs, numbers within 1% of each other decide nothing.
+  """
   shown = [", ".join(f"{x:.4g}" for x in xs) for xs in (smaller, larger)]
-  word = "seen" if max(smaller) < min(larger) else "not seen"
+  low, high = max(smaller), min(larger)
+  word = "seen" if low < high else "not seen"
+  single = len(smaller) == len(larger) == 1
+  if single and math.isclose(low, high, rel_tol=0.01):
+    word = "undecided"
   return f"**{word}** ({shown[0]} against {shown[1]})"
 
 
