@@ -124,7 +124,10 @@ def save(result: Result, directory: str | Path) -> Path:
   name, seed = result.config.get("name", ""), result.config.get("seed", 0)
   stem = f"{result.table}_{result.row}_{name}_seed{seed}"
   path = directory / f"{_slug(stem)}.json"
-  path.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+  content = dataclasses.asdict(result)
+  for name in ("workdir", "data_dir"):  # of this machine, not of the result
+    content["config"].pop(name, None)
+  path.write_text(json.dumps(content, indent=2) + "\n")
   return path
 
 
