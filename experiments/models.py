@@ -1,5 +1,6 @@
 """Diffusion models of all experiments as one thing, to sample and to judge."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -69,3 +70,29 @@ def load(weights: str) -> Model:
   return importlib.import_module(f"experiments.{name}.model").load_model(
     weights
   )
+
+
+def restore_run(workdir: Path, kind: Callable[..., Any]) -> tuple[Any, PyTree]:
+  """What an experiment's training left in its workdir.
+
+  Args:
+    workdir: of the training.
+    kind: the experiment's class of configurations.
+
+  Returns:
+    The configuration and the averaged parameters.
+  """
+  saved = training.restore_experiment(workdir / "checkpoints")
+  saved = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+  saved.pop("experiment")
+  params = training.restore_params(workdir / "checkpoints", "ema")
+  return kind(**saved), params
+
+
+def shared_fields(config: Any, module: Any) -> dict[str, Any]:
+  """The fields of a configuration that a Flax module has by the same name.
+
+  But `name`, which is the experiment's.
+  """
+  names = {field.name for field in dataclasses.fields(module)} - {"name"}
+  return {n: getattr(config, n) for n in names if hasattr(config, n)}

@@ -3,15 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
 from experiments.ddpm.config import CONFIGS, Config
-from experiments.models import Model
-from jaxgen import training
+from experiments.models import Model, restore_run, shared_fields
 from jaxgen.convert import ddpm as published
 from jaxgen.nn.ddpm_unet import UNet
 from jaxgen.types import Array, Key, Network, PyTree
@@ -42,8 +40,7 @@ def make_process(config: Config) -> jd.DiscreteProcess:
 
 def make_unet(config: Config) -> UNet:
   """The U-Net; a learned variance doubles its output channels."""
-  fields = {f.name for f in dataclasses.fields(UNet)} - {"name", "parent"}
-  shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
+  shared = shared_fields(config, UNet)
   learned = config.variance == "learned"
   return UNet(
     **shared | {"dtype": jnp.dtype(config.dtype)},
@@ -123,13 +120,7 @@ def load(weights: str) -> Weights:
   """
   path = Path(weights)
   if (path / "checkpoints").is_dir():
-    saved = training.restore_experiment(path / "checkpoints")
-    fields: dict[str, Any] = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
-    }
-    fields.pop("experiment")
-    config = Config(**fields)
-    params = training.restore_params(path / "checkpoints", "ema")
+    config, params = restore_run(path, Config)
     return config, make_unet(config), params
   if not path.exists():
     raise FileNotFoundError(

@@ -7,15 +7,14 @@ Score SDE's networks estimate eps there: VP's at x / sqrt(sigma^2 + 1), and VE's
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
 from experiments.edm.config import Config
-from experiments.models import Model
-from jaxgen import data, training
+from experiments.models import Model, restore_run
+from jaxgen import data
 from jaxgen.data.augmentation import AUGMENT_LABELS
 from jaxgen.diffusion.processes import expand
 from jaxgen.nn.ddpm_unet import depth_to_space, space_to_depth
@@ -232,13 +231,7 @@ def load_model(weights: str) -> Model:
   path = Path(weights)
   if not (path / "checkpoints").is_dir():
     raise FileNotFoundError(f"{weights} is no workdir: it has no checkpoints")
-  saved = training.restore_experiment(path / "checkpoints")
-  fields: dict[str, Any] = {
-    k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
-  }
-  fields.pop("experiment")
-  config = Config(**fields)
-  params = training.restore_params(path / "checkpoints", "ema")
+  config, params = restore_run(path, Config)
   return as_model(config, make_network(config), params)
 
 

@@ -25,7 +25,7 @@ import jaxgen.diffusion as jd
 from experiments.cli import command_line
 from experiments.ddpm.config import RUN_FIELDS
 from experiments.iddpm.model import make_process
-from experiments.models import Model
+from experiments.models import Model, restore_run, shared_fields
 from experiments.plots import plot_loss
 from jaxgen import data, training
 from jaxgen.convert import openai
@@ -143,10 +143,7 @@ RELEASED["512x512_classifier.pt"] = "imagenet512"
 
 def make_classifier(config: Config) -> Classifier:
   """The network."""
-  fields = {f.name for f in dataclasses.fields(Classifier)} - {"name"}
-  return Classifier(
-    **{n: getattr(config, n) for n in fields if hasattr(config, n)}
-  )
+  return Classifier(**shared_fields(config, Classifier))
 
 
 def train(config: Config) -> Path:
@@ -233,13 +230,9 @@ def load(weights: str) -> tuple[Config, Classifier, PyTree]:
   path = Path(weights)
   if (path / "checkpoints").is_dir():
     saved = training.restore_experiment(path / "checkpoints")
-    if saved.pop("experiment") != "iddpm_classifier":
+    if saved["experiment"] != "iddpm_classifier":
       raise ValueError(f"{weights} holds another experiment than a classifier")
-    fields: dict[str, Any] = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
-    }
-    config = Config(**fields)
-    params = training.restore_params(path / "checkpoints", "ema")
+    config, params = restore_run(path, Config)
     return config, make_classifier(config), params
   if not path.is_file():
     raise FileNotFoundError(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import jaxgen.diffusion as jd
 from experiments.iddpm import adm
 from experiments.iddpm.config import CONFIGS, Config
-from experiments.models import Model
-from jaxgen import data, training
+from experiments.models import Model, restore_run, shared_fields
+from jaxgen import data
 from jaxgen.convert import openai
 from jaxgen.diffusion import importance
 from jaxgen.nn.ddpm_unet import depth_to_space, space_to_depth
@@ -46,8 +46,7 @@ def make_process(config: Any) -> jd.DiscreteProcess:
 def make_unet(config: Config) -> UNet:
   """The U-Net; all objectives but "simple" have it predict v as well."""
   outputs = 1 if config.objective == "simple" else 2
-  fields = {f.name for f in dataclasses.fields(UNet)} - {"name", "parent"}
-  shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
+  shared = shared_fields(config, UNet)
   hidden = 1 if config.label_dropout else 0  # the label of a hidden label
   return UNet(
     **shared
@@ -158,13 +157,7 @@ def load(weights: str) -> tuple[Config, UNet, PyTree]:
   """
   path = Path(weights)
   if (path / "checkpoints").is_dir():
-    saved = training.restore_experiment(path / "checkpoints")
-    fields: dict[str, Any] = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
-    }
-    fields.pop("experiment")
-    config = Config(**fields)
-    params = training.restore_params(path / "checkpoints", "ema")
+    config, params = restore_run(path, Config)
     return config, make_unet(config), params
   if not path.is_file():
     raise FileNotFoundError(

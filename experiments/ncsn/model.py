@@ -5,13 +5,12 @@ networks see [0, 1] and labels that count the levels from the largest.
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
-from experiments.models import Model
+from experiments.models import Model, restore_run
 from experiments.ncsn.config import CONFIGS, Config
 from jaxgen import training
 from jaxgen.convert import ncsn as published
@@ -103,12 +102,7 @@ def load(weights: str) -> Weights:
   """
   path = Path(weights)
   if (path / "checkpoints").is_dir():
-    fields: dict[str, Any] = dict(
-      training.restore_experiment(path / "checkpoints")
-    )
-    fields.pop("experiment")
-    config = Config(**fields)
-    params = training.restore_params(path / "checkpoints", "ema")
+    config, params = restore_run(path, Config)
     return config, make_net(config), params
   name, _, file = weights.partition(":")
   if name not in NETWORKS or not file:

@@ -6,7 +6,6 @@ and the network is told sigma. eps is the same. The prior is centred at 0, which
 is grey, where theirs is centred at black: 0.01 of its standard deviation.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
-from experiments.models import Model
+from experiments.models import Model, restore_run, shared_fields
 from experiments.score_sde.config import CONFIGS, Config
-from jaxgen import training
 from jaxgen.convert import score_sde as published
 from jaxgen.diffusion.edm import preconditioning
 from jaxgen.diffusion.processes import marginal
@@ -61,8 +59,7 @@ def make_net(config: Config) -> NCSNpp | UNet:
   dtype = jnp.dtype(config.dtype)
   if config.network != "unet":
     return NETWORKS[config.network].clone(dtype=dtype, remat=config.remat)
-  fields = [f.name for f in dataclasses.fields(UNet)]
-  shared = {n: getattr(config, n) for n in fields if hasattr(config, n)}
+  shared = shared_fields(config, UNet)
   shared |= {"dtype": dtype, "out_channels": config.image_channels}
   return UNet(**shared)
 
@@ -182,13 +179,7 @@ def load(weights: str) -> Weights:
   """
   path = Path(weights)
   if (path / "checkpoints").is_dir():
-    saved = training.restore_experiment(path / "checkpoints")
-    fields: dict[str, Any] = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()
-    }
-    fields.pop("experiment")
-    config = Config(**fields)
-    params = training.restore_params(path / "checkpoints", "ema")
+    config, params = restore_run(path, Config)
     return config, make_net(config), params
   name, _, file = weights.partition(":")
   if name not in NETWORKS or not file:
