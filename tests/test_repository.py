@@ -19,12 +19,7 @@ IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
 
 # Longer than the rule, with the reason.
 LONG_FILES: dict[str, str] = {}
-LONG_FUNCTIONS = {
-  "experiments/edm/train.py:train": "an experiment, read from top to bottom",
-  "experiments/iddpm/classifier.py:train": "read from top to bottom",
-  "experiments/iddpm/train.py:train": "an experiment, read from top to bottom",
-  "experiments/ddpm/train.py:train": "an experiment, read from top to bottom",
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 EQUATIONS = re.compile(r"Eq\.|section|App\.|Algorithm|[12]\d{3}|DDPM|DDIM")
 
 

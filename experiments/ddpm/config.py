@@ -121,18 +121,6 @@ class Config:
       )
 
 
-RUN_FIELDS = (
-  "steps",
-  "dtype",
-  "remat",
-  "fsdp",
-  "workdir",
-  "data_dir",
-  "save_every",
-  "log_every",
-  "num_workers",
-)
-
 _LARGE_IMAGES = Config(
   image_size=256,
   channel_mult=(1, 1, 2, 2, 4, 4),

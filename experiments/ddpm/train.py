@@ -7,20 +7,18 @@ The same command continues a run that was stopped or killed. The paper trained
 CIFAR-10 for 800k steps in 10.6 hours on a TPU v3-8 (FID 3.17); not run here.
 """
 
-import dataclasses
-import sys
+from functools import partial
 from pathlib import Path
 
-import jax
 import tyro
 
 from experiments.cli import command_line
 from experiments.ddpm import config as configs
 from experiments.ddpm import model
 from experiments.ddpm.config import Config
-from experiments.models import CROPS
-from experiments.plots import plot_loss
-from jaxgen import data, training
+from experiments.fitting import fit
+from jaxgen import training
+from jaxgen.types import Key
 
 
 def train(config: Config) -> Path:
@@ -29,13 +27,12 @@ def train(config: Config) -> Path:
   Returns:
     The workdir, with checkpoints/, metrics.jsonl and loss.png.
   """
+  training.initialize_distributed()
   config = configs.smoke(config) if config.smoke else config
   workdir = Path(config.workdir or f"runs/{config.name}")
-  training.initialize_distributed()
-  mesh = training.make_mesh(fsdp=config.fsdp)
-
   process = model.make_process(config)
   unet = model.make_unet(config)
+  loss = model.make_loss(config, process, unet)
   ema = training.warmed_up_ema if config.ema_warmup else training.constant_ema
   optimizer = training.adam(
     config.lr,
@@ -43,54 +40,15 @@ def train(config: Config) -> Path:
     config.clip_norm,
     decay_steps=config.decay_steps or None,
   )
-  train_step = training.make_train_step(
-    model.make_loss(config, process, unet),
-    optimizer,
-    ema(config.ema_decay),
-    mesh,
-  )
 
-  experiment = {"experiment": "ddpm", **dataclasses.asdict(config)}
-  with (
-    training.stop_on_sigterm() as stop,
-    training.Checkpoints(
-      workdir / "checkpoints", experiment, may_change=configs.RUN_FIELDS
-    ) as checkpoints,
-  ):
-    batches = data.train_batches(
-      data.load(config.dataset, config.split, config.data_dir or None),
-      config.batch_size,
-      config.image_size,
-      config.seed,
-      flip=config.flip,
-      crop=CROPS[config.crop],
-      num_workers=config.num_workers,
-    )
-    init_key, key = jax.random.split(jax.random.key(config.seed))
-    params = model.init_params(config, unet, init_key)
-    state = training.init_state(params, optimizer, key)
-    state = training.shard_state(mesh, state)
-    state = checkpoints.restore(state, batches)
-    steps = range(int(state.step) + 1, config.steps + 1)
-    with training.Log(
-      workdir / "metrics.jsonl", checkpoints, steps, config.log_every
-    ) as log:
-      for step in steps:
-        batch = training.shard_batch(mesh, {"image": next(batches)["image"]})
-        state, metrics = train_step(state, batch)
-        log(step, metrics)
-        stopping = stop(step)
-        if stopping or step % config.save_every == 0 or step == config.steps:
-          log.flush()
-          checkpoints.save(state, batches)
-        if stopping:
-          break
-  if int(state.step) < config.steps:  # SIGTERM
-    sys.exit(0)
-  if jax.process_index() == 0:
-    plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
-    print(f"trained to step {config.steps}: {workdir}")
-  return workdir
+  def init(key: Key, run_key: Key) -> training.TrainState:
+    params = model.init_params(config, unet, key)
+    return training.init_state(params, optimizer, run_key)
+
+  decay = ema(config.ema_decay)
+  step = partial(training.make_train_step, loss, optimizer, decay)
+
+  return fit(config, "ddpm", workdir, init, step)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,6 @@ change when a run is continued.
 import dataclasses
 from typing import Literal
 
-from experiments.ddpm.config import RUN_FIELDS
-
-__all__ = ["CONFIGS", "RUN_FIELDS", "Config", "smoke"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -12,7 +12,7 @@ here they are central. Not run on ImageNet.
 """
 
 import dataclasses
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,10 @@ import tyro
 
 import jaxgen.diffusion as jd
 from experiments.cli import command_line
-from experiments.ddpm.config import RUN_FIELDS
+from experiments.fitting import fit
 from experiments.iddpm.model import make_process
 from experiments.models import Model, restore_run, shared_fields
-from experiments.plots import plot_loss
-from jaxgen import data, training
+from jaxgen import training
 from jaxgen.convert import openai
 from jaxgen.nn.openai_classifier import Classifier
 from jaxgen.types import Array, Key, PyTree
@@ -152,9 +151,8 @@ def train(config: Config) -> Path:
   Returns:
     The workdir, with checkpoints/, metrics.jsonl and loss.png.
   """
-  workdir = Path(config.workdir or f"runs/classifier-{config.name}")
   training.initialize_distributed()
-  mesh = training.make_mesh(fsdp=config.fsdp)
+  workdir = Path(config.workdir or f"runs/classifier-{config.name}")
   process, classifier = make_process(config), make_classifier(config)
 
   def loss(params: PyTree, key: Key, batch: dict[str, Array]):
@@ -172,52 +170,19 @@ def train(config: Config) -> Path:
     optax.linear_schedule(config.lr, 0.0, config.decay_steps),
     weight_decay=config.weight_decay,
   )
-  # No average: decay 0 leaves the parameters themselves.
-  train_step = training.make_train_step(
-    loss, optimizer, training.constant_ema(0.0), mesh
-  )
-  experiment = {"experiment": "iddpm_classifier", **dataclasses.asdict(config)}
-  with (
-    training.stop_on_sigterm() as stop,
-    training.Checkpoints(
-      workdir / "checkpoints", experiment, may_change=RUN_FIELDS
-    ) as checkpoints,
-  ):
-    batches = data.train_batches(
-      data.load(config.dataset, config.split, config.data_dir or None),
-      config.batch_size,
-      config.image_size,
-      config.seed,
-      flip=config.flip,
-      num_workers=config.num_workers,
-    )
-    init_key, key = jax.random.split(jax.random.key(config.seed))
+
+  def init(key: Key, run_key: Key) -> training.TrainState:
     x = jnp.zeros((1, *[config.image_size] * 2, config.image_channels))
-    params = jax.jit(classifier.init)(init_key, x, jnp.zeros(1))["params"]
-    state = training.init_state(params, optimizer, key)
-    state = training.shard_state(mesh, state)
-    state = checkpoints.restore(state, batches)
-    steps = range(int(state.step) + 1, config.steps + 1)
-    with training.Log(
-      workdir / "metrics.jsonl", checkpoints, steps, config.log_every
-    ) as log:
-      for step in steps:
-        batch = next(batches)
-        kept = {name: batch[name] for name in ("image", "label")}
-        state, metrics = train_step(state, training.shard_batch(mesh, kept))
-        log(step, metrics)
-        stopping = stop(step)
-        if stopping or step % config.save_every == 0 or step == config.steps:
-          log.flush()
-          checkpoints.save(state, batches)
-        if stopping:
-          break
-  if int(state.step) < config.steps:  # SIGTERM
-    sys.exit(0)
-  if jax.process_index() == 0:
-    plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
-    print(f"trained to step {config.steps}: {workdir}")
-  return workdir
+    params = jax.jit(classifier.init)(key, x, jnp.zeros(1))["params"]
+    return training.init_state(params, optimizer, run_key)
+
+  # No average: decay 0 leaves the parameters themselves.
+  decay = training.constant_ema(0.0)
+  step = partial(training.make_train_step, loss, optimizer, decay)
+
+  return fit(
+    config, "iddpm_classifier", workdir, init, step, keep=("image", "label")
+  )
 
 
 def load(weights: str) -> tuple[Config, Classifier, PyTree]:

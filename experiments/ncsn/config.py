@@ -208,18 +208,6 @@ CONFIGS = {
   ),
 }
 
-RUN_FIELDS = (
-  "steps",
-  "dtype",
-  "remat",
-  "fsdp",
-  "workdir",
-  "data_dir",
-  "save_every",
-  "log_every",
-  "num_workers",
-)
-
 
 def smoke(config: Config) -> Config:
   """The same experiment, shrunk to seconds."""

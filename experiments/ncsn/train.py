@@ -7,16 +7,18 @@ The same command continues a run that was stopped or killed. Not run here but
 for mnist5k. `--smoke` shows that it runs.
 """
 
+from functools import partial
 from pathlib import Path
 
 import tyro
 
 from experiments.cli import command_line
+from experiments.fitting import fit
 from experiments.ncsn import config as configs
 from experiments.ncsn import model
 from experiments.ncsn.config import Config
-from experiments.score_sde.train import fit
 from jaxgen import training
+from jaxgen.types import Key
 
 
 def train(config: Config) -> Path:
@@ -25,16 +27,21 @@ def train(config: Config) -> Path:
   Returns:
     The workdir, with checkpoints/, metrics.jsonl and loss.png.
   """
+  training.initialize_distributed()
   config = configs.smoke(config) if config.smoke else config
   net = model.make_net(config)
-  return fit(
-    config,
-    "ncsn",
-    lambda key: model.init_params(config, net, key),
-    model.make_loss(model.make_process(config), net),
-    training.adam(config.lr, eps=config.adam_eps),
-    training.constant_ema(config.ema_decay),
-  )
+  loss = model.make_loss(model.make_process(config), net)
+  optimizer = training.adam(config.lr, eps=config.adam_eps)
+
+  def init(key: Key, run_key: Key) -> training.TrainState:
+    params = model.init_params(config, net, key)
+    return training.init_state(params, optimizer, run_key)
+
+  decay = training.constant_ema(config.ema_decay)
+  step = partial(training.make_train_step, loss, optimizer, decay)
+
+  workdir = Path(config.workdir or f"runs/{config.name}")
+  return fit(config, "ncsn", workdir, init, step)
 
 
 if __name__ == "__main__":

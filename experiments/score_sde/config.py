@@ -137,18 +137,6 @@ class Config:
       )
 
 
-RUN_FIELDS = (
-  "steps",
-  "dtype",
-  "remat",
-  "fsdp",
-  "workdir",
-  "data_dir",
-  "save_every",
-  "log_every",
-  "num_workers",
-)
-
 # By the middle of the release's names; the likelihoods of large images are not
 # in the paper, their test splits are for ours.
 _DATA = {

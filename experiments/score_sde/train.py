@@ -8,24 +8,18 @@ that was stopped or killed. The paper's models take days on a TPU v3-8; not run
 here.
 """
 
-import dataclasses
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
-import optax
 import tyro
 
 from experiments.cli import command_line
-from experiments.models import CROPS
-from experiments.plots import plot_loss
+from experiments.fitting import fit
 from experiments.score_sde import config as configs
 from experiments.score_sde import model
 from experiments.score_sde.config import Config
-from jaxgen import data, training
-from jaxgen.types import Key, PyTree
+from jaxgen import training
+from jaxgen.types import Key
 
 
 def train(config: Config) -> Path:
@@ -34,6 +28,7 @@ def train(config: Config) -> Path:
   Returns:
     The workdir, with checkpoints/, metrics.jsonl and loss.png.
   """
+  training.initialize_distributed()
   config = configs.smoke(config) if config.smoke else config
   net = model.make_net(config)
   ema = training.warmed_up_ema if config.ema_warmup else training.constant_ema
@@ -43,78 +38,17 @@ def train(config: Config) -> Path:
     config.clip_norm,
     decay_steps=config.decay_steps or None,
   )
-  return fit(
-    config,
-    "score_sde",
-    lambda key: model.init_params(config, net, key),
-    model.make_loss(config, model.make_process(config), net),
-    optimizer,
-    ema(config.ema_decay),
-  )
+  loss = model.make_loss(config, model.make_process(config), net)
 
+  def init(key: Key, run_key: Key) -> training.TrainState:
+    params = model.init_params(config, net, key)
+    return training.init_state(params, optimizer, run_key)
 
-def fit(
-  config: Any,
-  experiment: str,
-  init: Callable[[Key], PyTree],
-  loss: training.LossFn,
-  optimizer: optax.GradientTransformation,
-  ema_decay: training.EmaDecay,
-) -> Path:
-  """The loop of `train`, also NCSN's.
+  decay = ema(config.ema_decay)
+  step = partial(training.make_train_step, loss, optimizer, decay)
 
-  Args:
-    config: of the experiment.
-    experiment: its name, for the checkpoints.
-    init: key -> parameters.
-    loss: (params, key, batch) -> scalar.
-    optimizer: of the parameters.
-    ema_decay: of their average.
-  """
   workdir = Path(config.workdir or f"runs/{config.name}")
-  training.initialize_distributed()
-  mesh = training.make_mesh(fsdp=config.fsdp)
-  train_step = training.make_train_step(loss, optimizer, ema_decay, mesh)
-  fields = {"experiment": experiment, **dataclasses.asdict(config)}
-  with (
-    training.stop_on_sigterm() as stop,
-    training.Checkpoints(
-      workdir / "checkpoints", fields, may_change=configs.RUN_FIELDS
-    ) as checkpoints,
-  ):
-    batches = data.train_batches(
-      data.load(config.dataset, config.split, config.data_dir or None),
-      config.batch_size,
-      config.image_size,
-      config.seed,
-      flip=config.flip,
-      crop=CROPS[config.crop],
-      num_workers=config.num_workers,
-    )
-    init_key, key = jax.random.split(jax.random.key(config.seed))
-    state = training.init_state(init(init_key), optimizer, key)
-    state = training.shard_state(mesh, state)
-    state = checkpoints.restore(state, batches)
-    steps = range(int(state.step) + 1, config.steps + 1)
-    with training.Log(
-      workdir / "metrics.jsonl", checkpoints, steps, config.log_every
-    ) as log:
-      for step in steps:
-        batch = training.shard_batch(mesh, {"image": next(batches)["image"]})
-        state, metrics = train_step(state, batch)
-        log(step, metrics)
-        stopping = stop(step)
-        if stopping or step % config.save_every == 0 or step == config.steps:
-          log.flush()
-          checkpoints.save(state, batches)
-        if stopping:
-          break
-  if int(state.step) < config.steps:  # SIGTERM
-    sys.exit(0)
-  if jax.process_index() == 0:
-    plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
-    print(f"trained to step {config.steps}: {workdir}")
-  return workdir
+  return fit(config, "score_sde", workdir, init, step)
 
 
 if __name__ == "__main__":

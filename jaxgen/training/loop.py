@@ -1,6 +1,6 @@
 """What a training loop needs besides its step: a log, and a way to stop.
 
-The loop itself is written out in each experiment:
+The loop itself is a few lines; the experiments share `experiments.fitting`:
 
     with stop_on_sigterm() as stop, Checkpoints(...) as checkpoints:
       state = checkpoints.restore(state, batches)

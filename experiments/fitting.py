@@ -1,0 +1,109 @@
+"""The loop that all trainings share.
+
+A `train.py` says what is trained: how the state starts and what a step does.
+Here is how a run is carried out: on a mesh, over an endless stream of batches,
+with a log, checkpoints, and an end that loses nothing.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments.models import CROPS
+from experiments.plots import plot_loss
+from jaxgen import data, training
+from jaxgen.types import Key
+
+# Fields of every configuration that may change when a run is continued.
+RUN_FIELDS = (
+  "steps",
+  "dtype",
+  "remat",
+  "fsdp",
+  "workdir",
+  "data_dir",
+  "save_every",
+  "log_every",
+  "num_workers",
+)
+
+
+def image_batches(config: Any) -> Any:
+  """The stream of images, and labels, that a configuration names."""
+  return data.train_batches(
+    data.load(config.dataset, config.split, config.data_dir or None),
+    config.batch_size,
+    config.image_size,
+    config.seed,
+    flip=config.flip,
+    crop=CROPS[getattr(config, "crop", "center")],
+    num_workers=config.num_workers,
+  )
+
+
+def fit(
+  config: Any,
+  experiment: str,
+  workdir: Path,
+  init: Callable[[Key, Key], training.TrainState],
+  step: Callable[[Mesh], training.TrainStep],
+  *,
+  keep: Sequence[str] = ("image",),
+  batches: Callable[[Any], Any] = image_batches,
+) -> Path:
+  """Trains to `config.steps` from the newest checkpoint in the workdir.
+
+  On SIGTERM it saves and leaves the process. Where there are several, they must
+  have been joined (`initialize_distributed`) before anything is computed.
+
+  Args:
+    config: of the experiment.
+    experiment: its name, for the checkpoints.
+    workdir: gets checkpoints/, metrics.jsonl and loss.png.
+    init: (key of the parameters, key of the run) -> the first state.
+    step: mesh -> the compiled step, as of `make_train_step`.
+    keep: what of a batch the step is given.
+    batches: configuration -> an endless iterator that can be checkpointed.
+
+  Returns:
+    The workdir.
+  """
+  mesh = training.make_mesh(fsdp=config.fsdp)
+  train_step = step(mesh)
+  fields = {"experiment": experiment, **dataclasses.asdict(config)}
+  with (
+    training.stop_on_sigterm() as stop,
+    training.Checkpoints(
+      workdir / "checkpoints", fields, may_change=RUN_FIELDS
+    ) as checkpoints,
+  ):
+    stream = batches(config)
+    state = init(*jax.random.split(jax.random.key(config.seed)))
+    state = training.shard_state(mesh, state)
+    state = checkpoints.restore(state, stream)
+    steps = range(int(state.step) + 1, config.steps + 1)
+    with training.Log(
+      workdir / "metrics.jsonl", checkpoints, steps, config.log_every
+    ) as log:
+      for n in steps:
+        batch = next(stream)
+        batch = training.shard_batch(mesh, {name: batch[name] for name in keep})
+        state, metrics = train_step(state, batch)
+        log(n, metrics)
+        stopping = stop(n)
+        if stopping or n % config.save_every == 0 or n == config.steps:
+          log.flush()
+          checkpoints.save(state, stream)
+        if stopping:
+          break
+  if int(state.step) < config.steps:  # SIGTERM
+    sys.exit(0)
+  if jax.process_index() == 0:
+    plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
+    print(f"trained to step {config.steps}: {workdir}")
+  return workdir
