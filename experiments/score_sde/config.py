@@ -190,6 +190,7 @@ def _published(name: str) -> Config:
   network = NETWORKS[name]
   if size >= 256:
     fields |= {"batch_size": 64, "steps": 2_400_000, "snr": 0.075}
+    fields |= {"dropout": 0.0, "lr": 2e-4 if sde == "ve" else 2e-5}
   if size == 1024:
     fields |= {"batch_size": 8, "snr": 0.15}
   if rest.endswith("deep_continuous"):
@@ -203,6 +204,10 @@ def _published(name: str) -> Config:
     }
   if data == "celeba":
     fields["snr"] = 0.17
+  if size == 1024:
+    fields["ema_decay"] = 0.9999
+  if data == "ffhq_1024":
+    fields["reduction"] = "mean"
   return Config(
     name=name,
     sde=sde,  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,19 @@ from experiments.score_sde.sampling import (
 from experiments.score_sde.train import train
 from jaxgen.nn.ncsnpp import NETWORKS
 from jaxgen.nn.score_classifier import WideResNet
+
+
+RELEASED = json.loads(
+  (Path(__file__).parents[1] / "data/score_sde_configs.json").read_text()
+)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_configurations_are_the_released_ones(name):
+  ours = dataclasses.asdict(CONFIGS[name])
+  if ours["dropout"] is None:
+    ours["dropout"] = NETWORKS[name].dropout
+  assert {field: ours[field] for field in RELEASED[name]} == RELEASED[name]
 
 
 @pytest.fixture(scope="module")
