@@ -116,13 +116,13 @@ def image_to_image(
       f"{times[-1]:g}"
     )
   n = len(times) - 1
-  k = int(strength * n)
-  if not 0 < strength <= 1 or k < 1:
+  if not 0 < strength <= 1 or int(strength * n) < 1:
     raise ValueError(
       "image_to_image needs a strength in (0, 1] that leaves one of "
       f"{n} steps, got {strength}"
     )
-  return q_sample(process, key, x_0, times[n - k])[0], times[n - k :]
+  rest = times[n - int(strength * n) :]
+  return q_sample(process, key, x_0, rest[0])[0], rest
 
 
 def colorize(process: Process, sampler: Sampler, grey: Array) -> Sampler:
