@@ -139,6 +139,8 @@ def k_diffusion(stored, checkout):
         stored[f"euler_{eta}_{grid}_{steps}"] = out.numpy()
       out = sampling.sample_euler(model, x, sigmas, disable=True)
       stored[f"euler_0.0_{grid}_{steps}"] = out.numpy()
+      out = sampling.sample_heun(model, x, sigmas, disable=True)
+      stored[f"heun_{grid}_{steps}"] = out.numpy()
       out = sampling.sample_dpmpp_2m(model, x, sigmas, disable=True)
       stored[f"dpm_{grid}_{steps}"] = out.numpy()
 

@@ -115,7 +115,7 @@ def test_image_to_image(monkeypatch):
 @pytest.mark.parametrize("steps", [20, 50])
 @pytest.mark.parametrize("grid", ["linspace", "karras"])
 def test_k_diffusion(grid, steps, monkeypatch):
-  """Euler is DDIM, Euler a is DDIM with eta; DPM-Solver++(2M)."""
+  """Euler is DDIM, Euler a is DDIM with eta; DPM-Solver++(2M), Heun."""
   levels = jd.karras_times(steps, SMOOTH.sigma_min, SMOOTH.sigma_max)
   times = jd.times_of_sigmas(SMOOTH, levels)
   if grid == "linspace":
@@ -131,5 +131,6 @@ def test_k_diffusion(grid, steps, monkeypatch):
     make = lambda process, denoiser, eta=eta: jd.ddim(process, denoiser, eta)
     got = run(make, SMOOTH, times, x, monkeypatch)
     assert_close(got, f"euler_{eta}_{grid}_{steps}")
-  got = run(jd.dpm_solver_pp_2m, SMOOTH, times, x, monkeypatch)
-  assert_close(got, f"dpm_{grid}_{steps}")
+  for name, make in (("dpm", jd.dpm_solver_pp_2m), ("heun", jd.edm_heun)):
+    got = run(make, SMOOTH, times, x, monkeypatch)
+    assert_close(got, f"{name}_{grid}_{steps}")
