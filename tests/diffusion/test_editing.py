@@ -155,11 +155,11 @@ def test_a_class_by_its_exact_classifier(name):
 def test_image_to_image_starts_part_of_the_way(n, strength, k):
   """x is alpha x_0 + sigma eps at the first time that is left."""
   process, grid = oracles.PROCESSES["linear"], jd.sd1_times(n)
-  x_0 = jnp.full((2000, 2), 3.0)
+  x_0 = jnp.full((2000, 2), 30.0)
   x, times = jd.image_to_image(process, jax.random.key(0), x_0, grid, strength)
   np.testing.assert_array_equal(times, grid[n - k :])
   alpha, sigma = (float(f(times[0])) for f in (process.alpha, process.sigma))
-  assert x.mean() == pytest.approx(3 * alpha, abs=5 * sigma / np.sqrt(4000))
+  assert x.mean() == pytest.approx(30 * alpha, abs=5 * sigma / np.sqrt(4000))
   assert x.std() == pytest.approx(sigma, rel=0.05)
 
 
