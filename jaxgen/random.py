@@ -65,6 +65,16 @@ def fold_in(key: Key, data: int | Array) -> Key:
   return jax.random.fold_in(key, data)
 
 
+def image_keys(key: Key, start: int | Array, n: int) -> Key:
+  """Keys of images start, ..., start + n - 1: `[n]`.
+
+  Image i's key is fold_in(key, i), and all its noise follows from it where a
+  function takes a batch of keys: the image is the same in every batch and on
+  any number of devices.
+  """
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(n))
+
+
 def is_batch(key: Key) -> bool:
   """Whether this is a batch of keys `[B]`, not one."""
   return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1

@@ -41,3 +41,16 @@ def test_other_generators_and_dtypes_are_left_to_jax():
     random.normal(key, (6,), jnp.bfloat16),
     jax.random.normal(key, (6,), jnp.bfloat16),
   )
+
+
+def test_keys_of_images_do_not_depend_on_where_a_batch_starts():
+  key, words = jax.random.key(4), jax.random.key_data
+  whole = random.image_keys(key, 0, 8)
+  assert whole.shape == (8,)
+  np.testing.assert_array_equal(
+    words(random.image_keys(key, 5, 2)), words(whole[5:7])
+  )
+  np.testing.assert_array_equal(
+    words(whole[3]), words(jax.random.fold_in(key, 3))
+  )
+  assert np.unique(words(whole), axis=0).shape == (8, 2)

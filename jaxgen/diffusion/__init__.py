@@ -14,6 +14,7 @@ from jaxgen.diffusion.denoisers import (
 from jaxgen.diffusion.editing import (
   class_log_prob,
   colorize,
+  image_to_image,
   impute,
   inpaint,
   linear_inverse,
@@ -40,6 +41,7 @@ from jaxgen.diffusion.guidance import (
   guided_network,
   log_prob_gradient,
 )
+from jaxgen.diffusion.interpolated import InterpolatedProcess
 from jaxgen.diffusion.likelihood import VLB, vlb_bits_per_dim
 from jaxgen.diffusion.loop import sample, trajectory
 from jaxgen.diffusion.losses import (
@@ -118,9 +120,12 @@ from jaxgen.diffusion.sde_solvers import (
 from jaxgen.diffusion.times import (
   continuous_times,
   descending_times,
+  linspace_times,
   quadratic_times,
   random_times,
   respaced_times,
+  sd1_times,
+  times_of_sigmas,
   uniform_times,
 )
 
@@ -134,6 +139,7 @@ __all__ = [
   "Corrector",
   "Denoiser",
   "DiscreteProcess",
+  "InterpolatedProcess",
   "KarrasProcess",
   "OdeBits",
   "OdeFlow",
@@ -171,6 +177,7 @@ __all__ = [
   "guided_network",
   "heun_ode",
   "hybrid_loss",
+  "image_to_image",
   "impute",
   "inpaint",
   "karras_times",
@@ -182,6 +189,7 @@ __all__ = [
   "level_ratio",
   "linear_betas",
   "linear_inverse",
+  "linspace_times",
   "log_prob_gradient",
   "marginal",
   "max_pairwise_distance",
@@ -212,10 +220,12 @@ __all__ = [
   "score_denoiser",
   "score_matching_loss",
   "score_of",
+  "sd1_times",
   "simple_loss",
   "slerp",
   "sliced_score_matching_loss",
   "snr",
+  "times_of_sigmas",
   "trajectory",
   "transition",
   "uniform_times",

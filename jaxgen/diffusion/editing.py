@@ -1,8 +1,8 @@
-"""Controllable generation, and paths in x_T.
+"""Controllable generation, start points from images, and paths in x_T.
 
-Editing functions take a sampler to a sampler. After each of its steps, what is
-known of the image is put in its place at the noise level reached (Song et al.
-2021, App. I.2): the unknown part is sampled from an approximation of its
+`impute` and its kin take a sampler to a sampler. After each of its steps, what
+is known of the image is put in its place at the noise level reached (Song et
+al. 2021, App. I.2): the unknown part is sampled from an approximation of its
 distribution given the known part, which is exact where they are independent.
 Wrap a `predictor_corrector` to have its predictor and corrector work on it.
 """
@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen import random
-from jaxgen.diffusion.gaussian import normal_like
+from jaxgen.diffusion.gaussian import normal_like, q_sample
 from jaxgen.diffusion.guidance import LogProb
 from jaxgen.diffusion.processes import Process, marginal
 from jaxgen.diffusion.samplers import Sampler
-from jaxgen.types import Array, Network
+from jaxgen.diffusion.times import check_times
+from jaxgen.types import Array, Key, Network
 
 _KNOWN = 2**30  # the stream of keys for the noise of the known part
 
@@ -55,6 +57,12 @@ def inpaint(
 ) -> Sampler:
   """Fills an image in (Song et al. 2021, section 5 and App. I.2).
 
+  Latent diffusion's samplers put the known part in its place before each step
+  instead of after it. The unknown part is then that of this function from a
+  start point whose known part is noised to times[0]; the known part ends as the
+  last step leaves it. On a grid that ends above data, such as `sd1_times`, this
+  function leaves it with the noise of that level.
+
   Args:
     process: the forward process.
     sampler: any.
@@ -69,6 +77,52 @@ def inpaint(
       f"shape {known.shape}, got {mask.shape}"
     )
   return impute(process, sampler, known, lambda x: mask * x)
+
+
+def image_to_image(
+  process: Process,
+  key: Key,
+  x_0: Array,
+  times: Array | np.ndarray,
+  strength: float,
+) -> tuple[Array, Array | np.ndarray]:
+  """Where to start from an image: SDEdit (Meng et al. 2022, section 3).
+
+  Of the n steps of a grid the last k = int(strength n) are left: x = alpha_t
+  x_0 + sigma_t eps at t = times[n - k], and the grid from there on, both for
+  `sample`. This is the img2img of diffusers. Stable Diffusion's own script adds
+  the noise of times[n - k - 1], a level more, and so cannot take strength 1:
+
+    x, _ = q_sample(process, key, x_0, times[n - k - 1])
+
+  Args:
+    process: the forward process.
+    key: one key, or a batch of keys `[B]`, one per example.
+    x_0: images or latents, `[B, ...]`.
+    times: descending `[n + 1]`.
+    strength: in (0, 1]; at 1 the image is left in x_T as in training.
+
+  Returns:
+    (x, times): `[B, ...]` and `[k + 1]`.
+
+  Raises:
+    ValueError: times do not descend, or strength lies outside (0, 1] or is too
+      small for one step.
+  """
+  check_times(times, process.T)
+  if not isinstance(times, jax.core.Tracer) and times[0] < times[-1]:
+    raise ValueError(
+      f"image_to_image needs times that descend, got {times[0]:g}, ..., "
+      f"{times[-1]:g}"
+    )
+  n = len(times) - 1
+  if not 0 < strength <= 1 or int(strength * n) < 1:
+    raise ValueError(
+      "image_to_image needs a strength in (0, 1] that leaves one of "
+      f"{n} steps, got {strength}"
+    )
+  rest = times[n - int(strength * n) :]
+  return q_sample(process, key, x_0, rest[0])[0], rest
 
 
 def colorize(process: Process, sampler: Sampler, grey: Array) -> Sampler:

@@ -75,7 +75,8 @@ def karras_times(
   """n noise levels from sigma_max to sigma_min, then 0 (Eq. 5): `[n + 1]`.
 
   t_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) -
-  sigma_max^(1/rho)))^rho. They are times of `KarrasProcess`.
+  sigma_max^(1/rho)))^rho. They are times of `KarrasProcess`; `times_of_sigmas`
+  makes of them times of an `InterpolatedProcess`.
 
   Raises:
     ValueError: n < 2, or not 0 < sigma_min < sigma_max.

@@ -54,10 +54,20 @@ def guided_network(
 
   Args:
     network: (x `[2 B, ...]`, t `[2 B]`, condition of 2 B examples) -> output.
-    condition: arrays with leading axis B.
-    no_condition: the same for the empty condition.
+    condition: arrays with leading axis B, such as a text's embedding.
+    no_condition: of the same shapes, for the empty condition; that of another
+      text makes it a negative prompt.
     scale: as in `classifier_free`.
+
+  Raises:
+    ValueError: the shapes differ.
   """
+  shapes = [jax.tree.map(jnp.shape, c) for c in (condition, no_condition)]
+  if shapes[0] != shapes[1]:
+    raise ValueError(
+      "guided_network needs condition and no_condition of the same shapes, got "
+      f"{shapes[0]} and {shapes[1]}"
+    )
   both = jax.tree.map(
     lambda a, b: jnp.concatenate([a, b]), condition, no_condition
   )

@@ -77,6 +77,13 @@ def ddim(process: Process, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
   eta = 0 is deterministic and runs in both directions: an ascending grid of
   times encodes. eta = 1 equals `ancestral`.
 
+  In y = x / alpha and sigma-hat = sigma / alpha, k-diffusion's coordinates, it
+  is y_s = y_t + (sigma_down - sigma-hat_t) eps + sigma_up z with
+  sigma_up = eta sigma-hat_s sqrt(1 - (sigma-hat_s / sigma-hat_t)^2) and
+  sigma_down^2 = sigma-hat_s^2 - sigma_up^2. So eta = 0 is the sampler known as
+  Euler, eta = 1 "Euler a" (`sample_euler_ancestral`), which start from
+  sigma_T z and are run over the grids of an `InterpolatedProcess`.
+
   Args:
     process: the forward process.
     denoiser: the model.

@@ -7,10 +7,13 @@ counts from 0 (its 0 is the first noise level) stand here shifted by one, with
 the final 0 added.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.diffusion.interpolated import InterpolatedProcess
 from jaxgen.diffusion.processes import Process
 from jaxgen.types import Array, Key
 
@@ -49,6 +52,71 @@ def quadratic_times(T: int, n: int) -> np.ndarray:
   _check_steps(T, n)
   tau = np.linspace(0, np.sqrt(0.8 * T), n) ** 2
   return _from_zero_based(np.unique(tau.astype(int)))
+
+
+def sd1_times(n: int) -> np.ndarray:
+  """The grid of latent diffusion and Stable Diffusion 1, of T = 1000.
+
+  n = 50: 982, 962, ..., 22, 2, 1. It is one noise level above `uniform_times`
+  and ends at the first, not at data: in the released code of Rombach et al.
+  2022 timesteps, which count from 0, are 981, ..., 21, 1, and the last
+  alpha-bar is that of timestep 0.
+
+  Raises:
+    ValueError: n is not below 1000 or does not divide it: there the released
+      code takes another number of steps than it was asked for, or fails.
+  """
+  gap = 1000 // n if 1 <= n < 1000 else 1000
+  taus = np.arange(0, 1000, gap)
+  if len(taus) != n:
+    runs = 1 <= n < 1000 and taus[-1] < 999
+    known = f", for which the released code takes {len(taus)} steps"
+    raise ValueError(
+      "sd1_times needs n < 1000 that divides 1000, got "
+      f"{n}{known if runs else ''}"
+    )
+  return np.append(taus[::-1] + 2, 1).astype(np.int32)
+
+
+def linspace_times(T: int, n: int) -> np.ndarray:
+  """n evenly spaced times from T to 1, not rounded, then 0: float32 `[n + 1]`.
+
+  For an `InterpolatedProcess`: the noise levels that k-diffusion samples at
+  unless told otherwise (`get_sigmas`), diffusers' spacing "linspace".
+  """
+  _check_steps(T, n)
+  return np.append(np.linspace(T, 1, n), 0).astype(np.float32)
+
+
+def times_of_sigmas(
+  process: InterpolatedProcess, sigmas: Sequence[float] | np.ndarray
+) -> np.ndarray:
+  """The times at which sigma_t / alpha_t is `sigmas`, float32, of its shape.
+
+  k-diffusion's `sigma_to_t`. With it the grids of Karras et al. 2022 serve
+  networks that were trained at discrete levels, such as Stable Diffusion 1's
+  from 14.6146 to 0.0291672:
+
+    sigmas = karras_times(20, process.sigma_min, process.sigma_max)
+    times = times_of_sigmas(process, sigmas)
+
+  Args:
+    process: of the network.
+    sigmas: in [0, `process.sigma_max`], up to rounding.
+
+  Raises:
+    ValueError: one is outside.
+  """
+  sigmas, levels = np.asarray(sigmas, np.float64), process.levels()
+  if not ((sigmas >= 0) & (sigmas <= levels[-1] * (1 + 1e-4))).all():
+    raise ValueError(
+      f"times_of_sigmas needs sigmas in [0, {levels[-1]:g}] of the process, "
+      f"got values in [{sigmas.min():g}, {sigmas.max():g}]"
+    )
+  logs = np.log(np.maximum(sigmas, levels[0]))
+  times = np.interp(logs, np.log(levels), np.arange(1, len(levels) + 1))
+  below = sigmas < levels[0]
+  return np.where(below, sigmas / levels[0], times).astype(np.float32)
 
 
 def respaced_times(T: int, spec: str) -> np.ndarray:

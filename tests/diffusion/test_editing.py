@@ -149,6 +149,59 @@ def test_a_class_by_its_exact_classifier(name):
     np.testing.assert_allclose(mine.std(0), data.stds[k], atol=0.03)
 
 
+@pytest.mark.parametrize(
+  ("n", "strength", "k"), [(50, 0.75, 37), (20, 0.75, 15), (50, 1.0, 50)]
+)
+def test_image_to_image_starts_part_of_the_way(n, strength, k):
+  """x is alpha x_0 + sigma eps at the first time that is left."""
+  process, grid = oracles.PROCESSES["linear"], jd.sd1_times(n)
+  x_0 = jnp.full((2000, 2), 30.0)
+  x, times = jd.image_to_image(process, jax.random.key(0), x_0, grid, strength)
+  np.testing.assert_array_equal(times, grid[n - k :])
+  alpha, sigma = (float(f(times[0])) for f in (process.alpha, process.sigma))
+  assert x.mean() == pytest.approx(30 * alpha, abs=5 * sigma / np.sqrt(4000))
+  assert x.std() == pytest.approx(sigma, rel=0.05)
+
+
+def test_an_image_edited_with_the_exact_denoiser_keeps_its_law():
+  """From q(x_t | x_0) with x_0 of the data the reverse gives the data."""
+  process = oracles.PROCESSES["linear"]
+  x_0 = oracles.draw(oracles.MIXTURE_1D, process, 0, N)
+  x, times = jd.image_to_image(
+    process, jax.random.key(0), x_0, jd.descending_times(1000, 200), 0.5
+  )
+  sampler = jd.ddim(process, oracles.denoiser(process, oracles.MIXTURE_1D), 0.5)
+  out = jax.jit(lambda x: jd.sample(jax.random.key(1), x, times, sampler))(x)
+  levels = oracles.cdf(oracles.MIXTURE_1D, process, 1, np.asarray(out)[:, 0])
+  gaps = np.sort(levels) - (np.arange(N) + 0.5) / N
+  assert np.abs(gaps).max() < 0.05
+  # Half of the noise leaves much of the image in place.
+  assert 0.05 < np.corrcoef(np.ravel(x_0), np.ravel(out))[0, 1] < 0.95
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, 1.5, 0.01, float("nan")])
+def test_image_to_image_refuses_strengths(strength):
+  with pytest.raises(ValueError, match=r"\(0, 1\] that leaves one of 50 steps"):
+    jd.image_to_image(
+      oracles.PROCESSES["linear"],
+      jax.random.key(0),
+      jnp.zeros((1, 2)),
+      jd.sd1_times(50),
+      strength,
+    )
+
+
+def test_image_to_image_refuses_times_that_ascend():
+  with pytest.raises(ValueError, match="times that descend, got 1, "):
+    jd.image_to_image(
+      oracles.PROCESSES["linear"],
+      jax.random.key(0),
+      jnp.zeros((1, 2)),
+      jd.sd1_times(50)[::-1],
+      0.5,
+    )
+
+
 def test_what_is_refused():
   process = oracles.PROCESSES["vp"]
   sampler = jd.ddim(process, gaussian_denoiser(process))

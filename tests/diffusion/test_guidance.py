@@ -117,3 +117,32 @@ def test_one_call_on_a_double_batch(kind):
   want = jd.classifier_free(process, conditional, without, 2.5)(x, t)
   np.testing.assert_allclose(got.eps, want.eps, rtol=1e-3, atol=1e-4)
   np.testing.assert_allclose(got.x_0, want.x_0, rtol=1e-3, atol=1e-3)
+
+
+def test_a_negative_prompt_is_another_empty_condition():
+  """Contexts [B, L, D], one mixed into each example of the double batch."""
+  x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+  texts = jax.random.normal(jax.random.key(1), (3, 3, 7, 5))
+  t = jnp.array([3, 500, 900])
+
+  def network(x, t, context):
+    shift = jnp.tanh(context.mean((1, 2)) + t / 1000)
+    return jnp.sin(x + shift[:, None, None, None])
+
+  separate = jax.jit(jax.vmap(network, (None, None, 0)))(x, t, texts)
+
+  @jax.jit
+  def guided(condition, no_condition):
+    return jd.guided_network(network, condition, no_condition, 7.5)(x, t)
+
+  for negative in (1, 2):
+    got = guided(texts[0], texts[negative])
+    want = separate[negative] + 7.5 * (separate[0] - separate[negative])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_conditions_of_two_shapes_are_refused():
+  with pytest.raises(ValueError, match=r"same shapes, got \(3, 77, 8\) and"):
+    jd.guided_network(
+      lambda x, t, c: x, jnp.zeros((3, 77, 8)), jnp.zeros((1, 77, 8)), 7.5
+    )

@@ -78,6 +78,31 @@ def test_integer_strides_that_exist():
         jd.respaced_times(1000, f"ddim{n}")
 
 
+def test_sd1_times():
+  """Of the released code: timesteps 981, ..., 21, 1 and alpha-bar's first."""
+  assert jd.sd1_times(50)[:3].tolist() == [982, 962, 942]
+  assert jd.sd1_times(50)[-4:].tolist() == [42, 22, 2, 1]
+  assert jd.sd1_times(4).tolist() == [752, 502, 252, 2, 1]
+  assert jd.sd1_times(500)[:2].tolist() == [1000, 998]
+  assert len(jd.sd1_times(200)) == 201
+
+
+@pytest.mark.parametrize(
+  ("n", "taken"), [(350, 500), (400, 500), (30, 31), (64, 67)]
+)
+def test_sd1_times_that_the_released_code_counts_differently(n, taken):
+  assert len(range(0, 1000, 1000 // n)) == taken
+  with pytest.raises(ValueError, match=f"got {n}.*takes {taken} steps"):
+    jd.sd1_times(n)
+
+
+@pytest.mark.parametrize("n", [-1, 0, 3, 27, 1000, 2000])
+def test_sd1_times_that_do_not_exist(n):
+  """For 3 and 27 the released code asks for a timestep past its last."""
+  with pytest.raises(ValueError, match=f"divides 1000, got {n}$"):
+    jd.sd1_times(n)
+
+
 def test_continuous_times():
   times = jd.continuous_times(jd.VPSDE(), 1000, 1e-3)
   assert times.shape == (1001,)
