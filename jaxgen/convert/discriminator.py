@@ -1,5 +1,6 @@
 """VQGAN's discriminator: the tensors of its checkpoints <-> variables."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -61,14 +62,15 @@ def to_original(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
   return {_name(path): to_torch(leaf) for path, leaf in flat.items()}
 
 
-def names() -> set[str]:
+@functools.cache
+def names() -> frozenset[str]:
   """The tensors that discriminators of 2 or 3 layers, the published, have."""
-  out = set()
+  out: set[str] = set()
   for num_layers in (2, 3):
     template = _template(NLayerDiscriminator(num_layers=num_layers), channels=3)
     out |= {_name(path) for path in flatten_dict(template)}
     out |= _counters(num_layers)
-  return out
+  return frozenset(out)
 
 
 def _template(

@@ -6,6 +6,7 @@ weights of the distance (`vgg.pth` of richzhang/PerceptualSimilarity, version
 stages hold both under `loss.perceptual_loss.`.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -95,9 +96,11 @@ def to_torchvision(
   return vgg, distance
 
 
-def names() -> set[str]:
+@functools.cache
+def names() -> frozenset[str]:
   """The tensors of the whole PyTorch network."""
-  return {_original_name(path) for path in flatten_dict(_template())} | _SCALING
+  own = {_original_name(path) for path in flatten_dict(_template())}
+  return frozenset(own | _SCALING)
 
 
 def _template() -> PyTree:

@@ -96,15 +96,15 @@ class LPIPS(nn.Module):
     both = (both - _SHIFT[None, None, None]) / _SCALE[None, None, None]
     distance = jnp.zeros(len(x))
     for k, features in enumerate(VGG16(self.dtype, name="vgg")(both)):
-      a, b = jnp.split(_unit(features.astype(jnp.float32)), 2)
+      a, b = jnp.split(unit_length(features.astype(jnp.float32)), 2)
       init = nn.initializers.constant(1.0 / features.shape[-1])
       weight = self.param(f"lin{k}", init, (features.shape[-1], 1))
       distance += (jnp.square(a - b) @ weight).mean((1, 2, 3))
     return distance
 
 
-def _unit(features: Array) -> Array:
-  """f / (|f| + 1e-10) over channels, with a gradient of 0 where f is 0."""
+def unit_length(features: Array) -> Array:
+  """f / (|f| + 1e-10) of f `[..., C]`, with a gradient of 0 where f is 0."""
   squares = jnp.square(features).sum(-1, keepdims=True)
   positive = squares > 0
   norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)

@@ -1,3 +1,4 @@
+import functools
 import json
 from pathlib import Path
 
@@ -26,6 +27,7 @@ VQ = VQAutoencoder(
 CASES = {"kl": KL, "vq": VQ}
 
 
+@functools.cache
 def original_state(name):
   """The original's tensors, those that only training has among them."""
   shapes = json.loads(str(STORED[f"{name}_shapes"]))
@@ -94,6 +96,7 @@ def test_layouts_of_pytorch():
 def test_files(tmp_path):
   state = original_state("kl")
   params = first_stage.from_original(state, KL)
+  state = {k: x for k, x in state.items() if ".net." not in k}
   floats = {k: x for k, x in state.items() if x.dtype == np.float32}
   write_safetensors(tmp_path / "kl.safetensors", floats)
   assert_equal(first_stage.load(tmp_path / "kl.safetensors", KL), params)

@@ -67,11 +67,12 @@ def test_codebook_starts_uniform():
 
 
 def test_usage_by_hand():
-  used, perplexity = codebook_usage(jnp.arange(8).reshape(2, 4), 8)
+  usage = jax.jit(codebook_usage, static_argnums=1)
+  used, perplexity = usage(jnp.arange(8).reshape(2, 4), 8)
   np.testing.assert_allclose([used, perplexity], [1, 8], rtol=1e-6)
-  used, perplexity = codebook_usage(jnp.full(5, 3), 8)
+  used, perplexity = usage(jnp.full((2, 4), 3), 8)
   np.testing.assert_allclose([used, perplexity], [1 / 8, 1], rtol=1e-6)
-  used, perplexity = codebook_usage(jnp.array([0, 0, 0, 6]), 8)
+  used, perplexity = usage(jnp.array([[0, 0, 0, 6]] * 2), 8)
   want = 4 / 3**0.75  # (3/4)^(-3/4) (1/4)^(-1/4)
   np.testing.assert_allclose([used, perplexity], [1 / 4, want], rtol=1e-6)
 

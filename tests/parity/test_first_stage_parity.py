@@ -274,7 +274,7 @@ def compare(network, twin, x, tolerance):
 @pytest.mark.parametrize(
   "network",
   [
-    KL.clone(channel_mult=(1, 2, 2), z_channels=3, num_res_blocks=2),
+    KL.clone(channel_mult=(1, 2, 2), z_channels=3),
     VQAutoencoder(
       11,
       3,
@@ -283,7 +283,7 @@ def compare(network, twin, x, tolerance):
       channels=32,
       num_res_blocks=1,
     ),
-    VQ,
+    VQ.clone(num_res_blocks=2),
   ],
   ids=["kl", "vq", "vq-noattn"],
 )
