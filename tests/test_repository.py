@@ -122,6 +122,7 @@ import jaxgen, jaxgen.diffusion, jaxgen.training, jaxgen.data
 import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
 import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
+import jaxgen.convert.ldm_unet
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
