@@ -203,7 +203,7 @@ def random_inputs(size, seed=1):
   }
 
 
-def quick_jit(f):
+def quick_jit(f, **kwargs):
   """jax.jit without most optimisations: compiling is what takes time here."""
   options = {
     "xla_backend_optimization_level": 0,
@@ -211,4 +211,4 @@ def quick_jit(f):
   }
   import jax
 
-  return jax.jit(f, compiler_options=options)
+  return jax.jit(f, compiler_options=options, **kwargs)

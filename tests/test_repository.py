@@ -119,6 +119,7 @@ import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
+import jaxgen.convert.ldm_unet
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
