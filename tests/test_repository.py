@@ -99,6 +99,8 @@ HEAVY = (
   "tyro",
   "torch",
   "diffrax",
+  "tokenizers",
+  "transformers",
 )
 
 
@@ -122,6 +124,8 @@ import jaxgen, jaxgen.diffusion, jaxgen.training, jaxgen.data
 import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
 import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
+import jaxgen.nn.clip_text, jaxgen.convert.clip, jaxgen.data.tokenizers
+import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
