@@ -229,16 +229,19 @@ def _diffusers_name(
   path: ParamPath, levels: int, layer_names: dict[str, str]
 ) -> str:
   module, *layers, leaf = path
-  match = re.fullmatch(r"(down|up)_(\d+)_([a-z]+)_?(\d*)", module)
-  if match:
-    side, level, kind, index = match.groups()
-    # diffusers counts the levels of the way up from the smallest.
-    level = int(level) if side == "down" else levels - 1 - int(level)
-    kind = _DIFFUSERS_KINDS[kind]
-    module = f"{side}_blocks.{level}.{kind}.{index or 0}"
-  module = _DIFFUSERS_MODULES.get(module, module)
   layers = [layer_names.get(layer, layer) for layer in layers]
-  return ".".join([module, *layers, _LEAVES[leaf]])
+  return ".".join([diffusers_module(module, levels), *layers, _LEAVES[leaf]])
+
+
+def diffusers_module(module: str, levels: int) -> str:
+  """diffusers' scope of a module of a U-Net of so many levels."""
+  match = re.fullmatch(r"(down|up)_(\d+)_([a-z]+)_?(\d*)", module)
+  if not match:
+    return _DIFFUSERS_MODULES.get(module, module)
+  side, level, kind, index = match.groups()
+  # diffusers counts the levels of the way up from the smallest.
+  level = int(level) if side == "down" else levels - 1 - int(level)
+  return f"{side}_blocks.{level}.{_DIFFUSERS_KINDS[kind]}.{index or 0}"
 
 
 def _original_name(path: ParamPath) -> str:

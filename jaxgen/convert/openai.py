@@ -16,7 +16,12 @@ from flax.traverse_util import flatten_dict
 from jaxgen.convert.state import ParamPath, State, fill, to_torch
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.openai_classifier import CLASSIFIERS, Classifier
-from jaxgen.nn.openai_unet import ADM_NETWORKS, IDDPM_NETWORKS, UNet
+from jaxgen.nn.openai_unet import (
+  ADM_NETWORKS,
+  IDDPM_NETWORKS,
+  HalfUNet,
+  UNet,
+)
 from jaxgen.types import PyTree
 
 Network = UNet | Classifier
@@ -76,9 +81,9 @@ _LAYERS = {
   "shortcut": "skip_connection",
 }
 _POOL_LAYERS = {"qkv": "qkv_proj", "proj_out": "c_proj"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
-_LABELS = "label_emb.weight"  # [classes, channels], which no layout transposes
+LABELS = "label_emb.weight"  # [classes, channels], which no layout transposes
 _CONV_IN = "input_blocks.0.0.weight"
 _POSITIONS = "out.2.positional_embedding"
 
@@ -122,24 +127,27 @@ def from_original(state: State, network: Network) -> PyTree:
   """
   template = _template(network, state)
   modules = set(template)
-  if _LABELS in state:
-    state = {**state, _LABELS: state[_LABELS].T}
-  return fill(template, lambda path: _name(path, network, modules), state)
+  if LABELS in state:
+    state = {**state, LABELS: state[LABELS].T}
+  return fill(template, lambda path: tensor_name(path, network, modules), state)
 
 
 def to_original(params: PyTree, network: Network) -> dict[str, np.ndarray]:
   """The tensors of the PyTorch network; inverse of `from_original`."""
   modules = set(params)
   state = {
-    _name(path, network, modules): to_torch(leaf, _ndim(path, network))
+    tensor_name(path, network, modules): to_torch(
+      leaf, kernel_ndim(path, network)
+    )
     for path, leaf in flatten_dict(params).items()
   }
-  if _LABELS in state:
-    state[_LABELS] = state[_LABELS].T
+  if LABELS in state:
+    state[LABELS] = state[LABELS].T
   return state
 
 
-def _name(path: ParamPath, network: Network, modules: set[str]) -> str:
+def tensor_name(path: ParamPath, network: HalfUNet, modules: set[str]) -> str:
+  """The name of a parameter's tensor; `modules` are all there are."""
   module, *layers, leaf = path
   names = _POOL_LAYERS if module == "pool" else _LAYERS
   layers = [names.get(layer, layer) for layer in layers]
@@ -147,11 +155,11 @@ def _name(path: ParamPath, network: Network, modules: set[str]) -> str:
     layers = ["op"]
   if not layers and module.endswith("_upsample"):
     layers = ["conv"]
-  parts = [_module(module, network, modules), *layers, _LEAVES.get(leaf, leaf)]
-  return ".".join(parts)
+  scope = module_name(module, network, modules)
+  return ".".join([scope, *layers, LEAVES.get(leaf, leaf)])
 
 
-def _module(module: str, network: Network, modules: set[str]) -> str:
+def module_name(module: str, network: HalfUNet, modules: set[str]) -> str:
   """The scope of a module, one of `modules`.
 
   The original counts input_blocks from the first convolution, and
@@ -160,8 +168,10 @@ def _module(module: str, network: Network, modules: set[str]) -> str:
   """
   match = re.fullmatch(r"(down|up)_(\d+)_([a-z]+)_?(\d*)", module)
   if not match:
-    pool = isinstance(network, Classifier)
-    return (_MODULES | (_POOLS[network.pool] if pool else _UNET_OUT))[module]
+    out = _UNET_OUT
+    if isinstance(network, Classifier):
+      out = _POOLS[network.pool]
+    return (_MODULES | out)[module]
   side, kind, level = match[1], match[3], int(match[2])
   block = int(match[4] or network.num_res_blocks)
   per_level = network.num_res_blocks + 1
@@ -175,7 +185,7 @@ def _module(module: str, network: Network, modules: set[str]) -> str:
   return f"output_blocks.{index}.{place}"
 
 
-def _ndim(path: ParamPath, network: Network) -> int | None:
+def kernel_ndim(path: ParamPath, network: HalfUNet) -> int | None:
   """Axes of a kernel that PyTorch has as a convolution of size 1."""
   scope, leaf = path[-2:] if len(path) > 1 else ("", path[0])
   if leaf != "kernel":

@@ -30,6 +30,7 @@ def linear(
   name: str,
   *,
   zero: bool = False,
+  use_bias: bool = True,
   dtype: DTypeLike = jnp.float32,
 ) -> Array:
   """A dense layer applied to x `[..., C]`, initialised as PyTorch does.
@@ -39,13 +40,28 @@ def linear(
     features: output channels.
     name: of the layer's scope.
     zero: start at zero instead.
+    use_bias: whether it has one.
     dtype: of the computation; parameters are float32.
   """
   init = nn.initializers.zeros if zero else fan_in_uniform(x.shape[-1])
   layer = nn.Dense(
-    features, dtype=dtype, kernel_init=init, bias_init=init, name=name
+    features, use_bias, dtype, kernel_init=init, bias_init=init, name=name
   )
   return layer(x)
+
+
+def embed(y: Array, num_classes: int, features: int, name: str) -> Array:
+  """Labels `[...]` as vectors `[..., features]`, which start standard normal.
+
+  Args:
+    y: labels from 0 to num_classes - 1.
+    num_classes: how many there are.
+    features: size of the vectors.
+    name: of the layer's scope.
+  """
+  normal = nn.initializers.normal(1.0)
+  layer = nn.Embed(num_classes, features, embedding_init=normal, name=name)
+  return layer(y)
 
 
 def norm(name: str, dtype: DTypeLike = jnp.float32) -> GroupNorm:

@@ -19,6 +19,7 @@ from jaxgen.nn.openai_blocks import (
   Resample,
   ResBlock,
   downsample,
+  embed,
   linear,
   norm,
   upsample,
@@ -27,7 +28,7 @@ from jaxgen.types import Array
 
 
 class HalfUNet(nn.Module):
-  """What the U-Net and ADM's classifier share: all but the way up.
+  """What the U-Nets share with ADM's classifier, which lacks the way up.
 
   Attributes:
     channels: the unit of the widths.
@@ -69,7 +70,13 @@ class HalfUNet(nn.Module):
     emb = nn.swish(linear(emb, 4 * self.channels, "temb_dense0"))
     return linear(emb, 4 * self.channels, "temb_dense1")
 
-  def way_down(self, x: Array, emb: Array, deterministic: bool) -> list[Array]:
+  def way_down(
+    self,
+    x: Array,
+    emb: Array,
+    deterministic: bool,
+    context: Array | None = None,
+  ) -> list[Array]:
     """The feature map of every layer from the first convolution downwards."""
     block = partial(self.block, emb, deterministic)
     resize = partial(self.resize, emb, deterministic)
@@ -78,20 +85,46 @@ class HalfUNet(nn.Module):
     for i in range(len(self.channel_mult)):
       for j in range(self.num_res_blocks):
         h = block(h, i, f"down_{i}_block_{j}")
-        h = self.attend(h, self.num_heads, f"down_{i}_attn_{j}")
+        name = f"down_{i}_attn_{j}"
+        h = self.attend(h, i, self.num_heads, name, context)
         features.append(h)
       if i != len(self.channel_mult) - 1:
         h = resize(h, i, "down", f"down_{i}_downsample")
         features.append(h)
     return features
 
-  def middle(self, h: Array, emb: Array, deterministic: bool) -> Array:
+  def middle(
+    self,
+    h: Array,
+    emb: Array,
+    deterministic: bool,
+    context: Array | None = None,
+  ) -> Array:
     """Two residual blocks with attention between them."""
     block = partial(self.block, emb, deterministic)
     last = len(self.channel_mult) - 1
     h = block(h, last, "mid_block_1")
-    h = self.attention(h, self.num_heads, "mid_attn_1")
+    h = self.attention(h, self.num_heads, "mid_attn_1", context)
     return block(h, last, "mid_block_2")
+
+  def way_up(
+    self,
+    features: list[Array],
+    emb: Array,
+    deterministic: bool,
+    num_heads: int,
+    context: Array | None = None,
+  ) -> Array:
+    """From the middle to the size of x, past the features of the way down."""
+    h = self.middle(features[-1], emb, deterministic, context)
+    for i in reversed(range(len(self.channel_mult))):
+      for j in range(self.num_res_blocks + 1):
+        h = jnp.concatenate([h, features.pop()], axis=-1)
+        h = self.block(emb, deterministic, h, i, f"up_{i}_block_{j}")
+        h = self.attend(h, i, num_heads, f"up_{i}_attn_{j}", context)
+      if i != 0:
+        h = self.resize(emb, deterministic, h, i, "up", f"up_{i}_upsample")
+    return h
 
   def width(self, level: int) -> int:
     """Channels of a level."""
@@ -132,24 +165,43 @@ class HalfUNet(nn.Module):
     )
     return layer(h)
 
-  def attend(self, h: Array, num_heads: int, name: str) -> Array:
-    """Attention, if h is of a resolution that has it."""
-    if h.shape[1] not in self.attention_resolutions:
+  def attend(
+    self,
+    h: Array,
+    level: int,
+    num_heads: int,
+    name: str,
+    context: Array | None,
+  ) -> Array:
+    """Attention, if feature maps as h have it."""
+    if not self.has_attention(level, h.shape[1]):
       return h
-    return self.attention(h, num_heads, name)
+    return self.attention(h, num_heads, name, context)
 
-  def attention(self, h: Array, num_heads: int, name: str) -> Array:
-    """An attention block."""
+  def has_attention(self, level: int, height: int) -> bool:
+    """Whether a level's feature maps, of this height, have attention."""
+    return height in self.attention_resolutions
+
+  def attention(
+    self, h: Array, num_heads: int, name: str, context: Array | None = None
+  ) -> Array:
+    """An attention block. Only latent diffusion's can see a context."""
     module = nn.remat(AttentionBlock) if self.remat else AttentionBlock
-    if self.num_head_channels is not None:
-      num_heads, rest = divmod(h.shape[-1], self.num_head_channels)
-      if rest:
-        raise ValueError(
-          f"{name} has heads of {self.num_head_channels} channels and needs a "
-          f"width that they divide, got {h.shape[-1]}."
-        )
+    num_heads = self.heads(h.shape[-1], num_heads, name)
     block = module(num_heads, self.new_attention_order, self.dtype, name=name)
     return block(h)
+
+  def heads(self, width: int, num_heads: int, name: str) -> int:
+    """Heads of an attention of this width: given, or of a size given."""
+    if self.num_head_channels is None:
+      return num_heads
+    num_heads, rest = divmod(width, self.num_head_channels)
+    if rest:
+      raise ValueError(
+        f"{name} has heads of {self.num_head_channels} channels and needs a "
+        f"width that they divide, got {width}."
+      )
+    return num_heads
 
   def check(self, x: Array, t: Array) -> None:
     """Raises where x or t does not fit the network."""
@@ -167,11 +219,15 @@ class HalfUNet(nn.Module):
         f"{name} with {levels} levels needs height and width divisible by "
         f"{total}, got {x.shape[1]} x {x.shape[2]}."
       )
-    heights = [x.shape[1] // 2**i for i in range(levels)]
+    self.check_attention(x.shape[1])
+
+  def check_attention(self, height: int) -> None:
+    """Raises where no feature map of x of this height is to have attention."""
+    heights = [height // 2**i for i in range(len(self.channel_mult))]
     if not set(self.attention_resolutions) <= set(heights):
       raise ValueError(
-        f"{name} has feature maps of heights {heights}, so attention at "
-        f"{self.attention_resolutions} does not exist."
+        f"{type(self).__name__} has feature maps of heights {heights}, so "
+        f"attention at {self.attention_resolutions} does not exist."
       )
 
 
@@ -223,27 +279,15 @@ class UNet(HalfUNet):
     emb = self.embed(t, x.shape[0])
     if self.num_classes is not None and y is not None:
       y = jnp.broadcast_to(y, x.shape[:1])
-      normal = nn.initializers.normal(1.0)
-      label_emb = nn.Embed(
-        self.num_classes, emb.shape[-1], embedding_init=normal, name="label_emb"
-      )
-      emb = emb + label_emb(y)
+      emb = emb + embed(y, self.num_classes, emb.shape[-1], "label_emb")
     if low_res is not None:
       shape = (*x.shape[:3], low_res.shape[-1])
       large = jax.image.resize(low_res, shape, "bilinear", antialias=False)
       x = jnp.concatenate([x, large], axis=-1)
 
     features = self.way_down(x, emb, deterministic)
-    h = self.middle(features[-1], emb, deterministic)
     num_heads = self.num_heads_upsample or self.num_heads
-    for i in reversed(range(len(self.channel_mult))):
-      for j in range(self.num_res_blocks + 1):
-        h = jnp.concatenate([h, features.pop()], axis=-1)
-        h = self.block(emb, deterministic, h, i, f"up_{i}_block_{j}")
-        h = self.attend(h, num_heads, f"up_{i}_attn_{j}")
-      if i != 0:
-        h = self.resize(emb, deterministic, h, i, "up", f"up_{i}_upsample")
-
+    h = self.way_up(features, emb, deterministic, num_heads)
     h = nn.swish(norm("norm_out")(h))
     return Conv(self.out_channels, zero=True, name="conv_out")(h)
 
