@@ -126,6 +126,7 @@ import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.nn.clip_text, jaxgen.convert.clip, jaxgen.data.tokenizers
 import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
+import jaxgen.convert.sd1, jaxgen.convert.sd1_folder
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
