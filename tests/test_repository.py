@@ -127,6 +127,8 @@ import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.nn.clip_text, jaxgen.convert.clip, jaxgen.data.tokenizers
 import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
 import jaxgen.convert.sd1, jaxgen.convert.sd1_folder
+import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
+import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
