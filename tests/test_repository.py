@@ -94,6 +94,8 @@ HEAVY = (
   "tyro",
   "torch",
   "diffrax",
+  "tokenizers",
+  "transformers",
 )
 
 
@@ -117,6 +119,9 @@ import jaxgen, jaxgen.diffusion, jaxgen.training, jaxgen.data
 import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
 import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
+import jaxgen.nn.clip_text, jaxgen.convert.clip, jaxgen.data.tokenizers
+import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
+import jaxgen.convert.sd1, jaxgen.convert.sd1_folder
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 import jaxgen.convert.ldm_unet
