@@ -27,7 +27,6 @@ from experiments.score_sde.train import train
 from jaxgen.nn.ncsnpp import NETWORKS
 from jaxgen.nn.score_classifier import WideResNet
 
-
 RELEASED = json.loads(
   (Path(__file__).parents[1] / "data/score_sde_configs.json").read_text()
 )
