@@ -123,6 +123,8 @@ import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
 import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.convert.ldm_unet
+import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
+import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
