@@ -99,6 +99,8 @@ HEAVY = (
   "tyro",
   "torch",
   "diffrax",
+  "tokenizers",
+  "transformers",
 )
 
 
@@ -125,6 +127,8 @@ import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.convert.ldm_unet
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
+import jaxgen.nn.clip_text, jaxgen.convert.clip, jaxgen.data.tokenizers
+import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
