@@ -4,7 +4,6 @@ The layout is that of transformers' `CLIPTextModel`, which Stable Diffusion 1's
 own files contain under "cond_stage_model.transformer.".
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxgen.convert.configs import read_config, write_config
 from jaxgen.convert.state import (
   ParamPath,
   State,
@@ -107,7 +107,7 @@ def save(path: str | Path, params: PyTree, network: ClipText) -> None:
     "eos_token_id": network.end_token,
     "pad_token_id": network.end_token,
   }
-  (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+  write_config(path / CONFIG_FILE, config)
 
 
 def configured(path: str | Path) -> ClipText:
@@ -117,13 +117,7 @@ def configured(path: str | Path) -> ClipText:
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged or describes no text transformer of CLIP.
   """
-  path = Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"There is no configuration file {path}.")
-  try:
-    config = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from error
+  config = read_config(path)
   absent = [name for name in _FIELDS if name not in config]
   if absent:
     raise ValueError(f"{path} lacks {', '.join(absent)}.")

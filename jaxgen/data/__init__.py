@@ -1,7 +1,7 @@
 """Images for training: data sets by name, batches, crops, changes, grids.
 
-TensorFlow Datasets, grain and PIL are imported on first use; the `data` extra
-installs them.
+Captions become tokens. TensorFlow Datasets, grain and PIL are imported on first
+use; the `data` extra installs them, and the `text` extra what tokenizers need.
 """
 
 from jaxgen.data.augmentation import augment
@@ -16,18 +16,30 @@ from jaxgen.data.images import (
   to_unit,
 )
 from jaxgen.data.loading import Source, load
+from jaxgen.data.tokenizers import (
+  TextTokenizer,
+  bert_tokenizer,
+  clip_tokenizer,
+  load_tokenizer,
+  train_word_tokenizer,
+)
 
 __all__ = [
   "Source",
+  "TextTokenizer",
   "augment",
+  "bert_tokenizer",
   "celeba_crop",
   "center_crop_resize",
+  "clip_tokenizer",
   "eval_batches",
   "image_grid",
   "load",
+  "load_tokenizer",
   "save_png",
   "shrink",
   "to_uint8",
   "to_unit",
   "train_batches",
+  "train_word_tokenizer",
 ]
