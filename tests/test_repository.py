@@ -123,6 +123,7 @@ import jaxgen.nn.ddpm_unet, jaxgen.convert.ddpm
 import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
+import jaxgen.convert.first_stage_folders
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 try:
   jaxgen.data.load("mnist5k")
