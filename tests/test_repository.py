@@ -126,6 +126,7 @@ import jaxgen.metrics, jaxgen.convert.torch_files, jaxgen.convert.openai
 import jaxgen.convert.score_sde, jaxgen.convert.ncsn
 import jaxgen.convert.ldm_unet
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
+import jaxgen.convert.first_stage_folders
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 import jaxgen.nn.clip_text, jaxgen.convert.clip, jaxgen.data.tokenizers
 import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
