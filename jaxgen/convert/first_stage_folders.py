@@ -1,9 +1,9 @@
 """First stages as diffusers keeps them: folders of a config and weights."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxgen.convert.configs import read_config, write_config
 from jaxgen.convert.first_stage import from_diffusers, to_diffusers
 from jaxgen.convert.state import read_safetensors, write_safetensors
 from jaxgen.nn.autoencoder import (
@@ -63,18 +63,22 @@ def load(path: str | Path) -> Loaded:
   for name in ("vae", "vqvae"):
     if (folder / name).is_dir():
       folder = folder / name
-  config_path = folder / CONFIG_FILE
-  if not config_path.is_file():
-    raise FileNotFoundError(f"There is no file {config_path}.")
-  try:
-    config = json.loads(config_path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{config_path} is not JSON: {error}.") from error
-  autoencoder = _configured(config, config_path)
+  autoencoder, scale = configured(folder / CONFIG_FILE)
   state = read_safetensors(folder / WEIGHTS_FILE)
+  return Loaded(autoencoder, from_diffusers(state, autoencoder), scale)
+
+
+def configured(path: str | Path) -> tuple[FirstStage, float]:
+  """The network that a config.json describes, and its scaling factor.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is damaged, or describes another network.
+  """
+  config = read_config(path)
   # diffusers' default, where older releases left it out.
   scale = float(config.get("scaling_factor", 0.18215))
-  return Loaded(autoencoder, from_diffusers(state, autoencoder), scale)
+  return _network(config, Path(path)), scale
 
 
 def save(
@@ -120,10 +124,10 @@ def save(
   folder = Path(path)
   folder.mkdir(parents=True, exist_ok=True)
   write_safetensors(folder / WEIGHTS_FILE, state)
-  (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+  write_config(folder / CONFIG_FILE, config)
 
 
-def _configured(config: dict[str, Any], path: Path) -> FirstStage:
+def _network(config: dict[str, Any], path: Path) -> FirstStage:
   """The network that a config describes."""
   kind = config.get("_class_name")
   if kind not in _CLASS_OPTIONS:
