@@ -24,6 +24,8 @@ from jaxgen.nn.autoencoder import (
   AutoencoderKL,
   VQAutoencoder,
   attention_levels,
+  last_convolution,
+  last_kernel,
 )
 from jaxgen.nn.discriminators import NLayerDiscriminator
 from jaxgen.nn.lpips import LPIPS
@@ -87,7 +89,7 @@ def adversarial(network, params, z, nll_of):
   Args:
     network: the autoencoder.
     params: of the autoencoder, of LPIPS and of the discriminator.
-    z: the latent to decode.
+    z: the latent to decode, quantised if need be.
     nll_of: errors -> reconstruction loss.
   """
   own, of_lpips, of_disc = params
@@ -98,14 +100,11 @@ def adversarial(network, params, z, nll_of):
 
   judge = lambda x: NLayerDiscriminator(num_layers=2).apply(of_disc, x)
   generator = lambda x_hat: losses.generator_loss(judge(x_hat))
-  decode = lambda own: call(network, own, "decode")(z)
-  d = losses.adaptive_weight(
-    lambda kernel: decode(losses.with_last_kernel(own, kernel)),
-    losses.last_kernel(own),
-    nll,
-    generator,
-  )
-  x_hat = decode(own)
+  features = call(network, own, "decode_features")(z)
+  reconstruct = lambda kernel: last_convolution(own, features, kernel)
+  kernel = last_kernel(own)
+  d = losses.adaptive_weight(reconstruct, kernel, nll, generator)
+  x_hat = reconstruct(kernel)
   real, fake = judge(IMAGES), judge(x_hat)
   return {
     "x_hat": x_hat,
@@ -148,8 +147,9 @@ def test_kl_autoencoder_and_its_losses_equal_the_original():
 def test_vq_autoencoder_and_its_losses_equal_the_original():
   def run(params):
     z = call(VQ, params[0], "encode")(IMAGES)
-    out = adversarial(VQ, params, z, losses.mean_error)
-    return out | {"z": z, "q": call(VQ, params[0], "quantize")(z)}
+    q = call(VQ, params[0], "quantize")(z)
+    out = adversarial(VQ, params, q.z_q, losses.mean_error)
+    return out | {"z": z, "q": q}
 
   out = quick_jit(run)(all_params(stored_state("vq"), VQ))
   assert relative_error(out["z"], STORED["vq_z"]) <= 2e-5
