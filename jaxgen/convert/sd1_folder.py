@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.convert import clip, first_stage, ldm_unet
+from jaxgen.convert import clip, first_stage, first_stage_folders, ldm_unet
 from jaxgen.convert.configs import check_config, read_config, write_config
 from jaxgen.convert.sd1 import SCALE_FACTOR, SD1, Networks, Params
 from jaxgen.convert.state import State, write_safetensors
 from jaxgen.convert.torch_files import read_state
 from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer
 from jaxgen.nn.autoencoder import AutoencoderKL
+from jaxgen.nn.clip_text import ClipText
 from jaxgen.nn.ldm_unet import UNet
 
 _WEIGHTS = "diffusion_pytorch_model"
@@ -120,6 +122,14 @@ def load(path: str | Path, networks: Networks = SD1) -> Params:
     raise ValueError(
       f"{text_config} describes {described}, but {text_encoder} is wanted."
     )
+  unet = path / "unet" / "config.json"
+  explicit = unet_config(networks.unet)
+  ignored = ("sample_size",)
+  check_config(unet, read_config(unet), explicit, _UNET_DEFAULTS, ignored)
+  _check_first_stage(path / "vae" / "config.json", networks.first_stage)
+  _check_text_encoder(
+    path / "text_encoder" / "config.json", networks.text_encoder
+  )
   scheduler = path / "scheduler" / "scheduler_config.json"
   config = read_config(scheduler)
   known = _SCHEDULE | _SCHEDULE_DEFAULTS
@@ -132,6 +142,7 @@ def load(path: str | Path, networks: Networks = SD1) -> Params:
     ),
     clip.from_transformers(
       _read(path / "text_encoder", *_TEXT_WEIGHTS), text_encoder
+      _read(path / "text_encoder", *_TEXT_WEIGHTS), networks.text_encoder
     ),
   )
 
@@ -174,6 +185,15 @@ def save(
     folder = _made(path / name)
     write_config(folder / "config.json", config)
     write_safetensors(folder / f"{_WEIGHTS}.safetensors", states[name])
+  unet = _made(path / "unet")
+  config = {"_class_name": "UNet2DConditionModel", "sample_size": 64}
+  config |= unet_config(networks.unet) | _UNET_DEFAULTS
+  write_config(unet / "config.json", config)
+  state = ldm_unet.to_diffusers(params.unet, networks.unet)
+  write_safetensors(unet / f"{_WEIGHTS}.safetensors", state)
+  first_stage_folders.save(
+    path / "vae", params.first_stage, networks.first_stage, SCALE_FACTOR
+  )
   clip.save(path / "text_encoder", params.text_encoder, networks.text_encoder)
   scheduler = _made(path / "scheduler") / "scheduler_config.json"
   write_config(scheduler, _SCHEDULE | _SCHEDULE_DEFAULTS | _SCHEDULER)
@@ -251,6 +271,23 @@ def _check(
   path = folder / "config.json"
   ignored = ("sample_size", "force_upcast")
   check_config(path, read_config(path), explicit, defaults, ignored)
+def _check_first_stage(path: Path, wanted: AutoencoderKL) -> None:
+  network, scale = first_stage_folders.configured(path)
+  # Without attention outside the middle, the resolution has no meaning.
+  same = {f: getattr(wanted, f) for f in ("resolution", "dtype", "remat")}
+  if network.clone(**same) != wanted:
+    raise ValueError(f"{path} describes {network}, but {wanted} is wanted.")
+  if scale != SCALE_FACTOR:
+    raise ValueError(
+      f"{path} has scaling_factor {scale}, but {SCALE_FACTOR} is wanted."
+    )
+
+
+def _check_text_encoder(path: Path, wanted: ClipText) -> None:
+  network = clip.configured(path)
+  same = {f: getattr(wanted, f) for f in ("dtype", "remat")}
+  if network.clone(**same) != wanted:
+    raise ValueError(f"{path} describes {network}, but {wanted} is wanted.")
 
 
 def _read(folder: Path, *stems: str) -> State:

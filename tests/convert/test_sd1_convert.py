@@ -10,6 +10,8 @@ from small_vocabularies import write_clip_files
 
 from jaxgen.convert import ldm_unet, sd1, sd1_folder
 from jaxgen.convert.state import read_safetensors, write_safetensors
+from jaxgen.convert import first_stage_folders, ldm_unet, sd1, sd1_folder
+from jaxgen.convert.state import read_safetensors
 from jaxgen.convert.torch_files import read_state
 from jaxgen.diffusion.gaussian import posterior
 from jaxgen.diffusion.processes import DiscreteProcess
@@ -121,6 +123,29 @@ def test_files(tmp_path, state, name, half):
 def test_save(tmp_path, state, params):
   sd1.save(tmp_path / "model.safetensors", params, TINY)
   assert_equal(read_safetensors(tmp_path / "model.safetensors"), state)
+def test_a_half_precision_file_with_all_that_may_be_beside(tmp_path, state):
+  torch = pytest.importorskip("torch")
+  betas = scaled_linear_betas()
+  extra = {
+    "model_ema.decay": np.array(0.9999),
+    "model_ema.num_updates": np.array(470_000),
+    IDS: np.arange(7)[None],
+    "betas": betas.astype("f2"),
+    "alphas_cumprod": np.cumprod(1 - betas).astype("f2"),
+  }
+  half = {k: x.astype("f2") for k, x in state.items()}
+  tensors = {k: torch.from_numpy(x) for k, x in (half | extra).items()}
+  path = tmp_path / "model.ckpt"
+  torch.save({"state_dict": tensors, "global_step": 470_000}, path)
+  loaded = sd1.to_original(sd1.load(path, TINY), TINY)
+  assert_equal(loaded, {k: x.astype("f4") for k, x in half.items()})
+
+
+def test_save(tmp_path, state, params):
+  path = tmp_path / "model.safetensors"
+  sd1.save(path, params, TINY)
+  assert_equal(read_safetensors(path), state)
+  assert_equal(sd1.load(path, TINY), params)
   with pytest.raises(ValueError, match=r"writes \.safetensors files, .*ckpt"):
     sd1.save(tmp_path / "model.ckpt", params, TINY)
 
@@ -185,6 +210,7 @@ def test_tables_of_the_noise_schedule(state, params):
 
 def test_faults_name_the_tensors(state):
   with pytest.raises(ValueError, match=r"1 tensors .* has not, first x\.y"):
+  with pytest.raises(ValueError, match=r"not of .* 1 of them, first x\.y"):
     sd1.from_original(state | {"x.y": np.ones(1)}, TINY)
   less = {k: x for k, x in state.items() if not k.startswith("first_stage")}
   with pytest.raises(ValueError, match="has no first_stage: a whole model"):
@@ -262,6 +288,7 @@ RELEASED = {
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
   },
   "vae": {
+    "_class_name": "AutoencoderKL",
     "act_fn": "silu",
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -270,6 +297,7 @@ RELEASED = {
     "layers_per_block": 2,
     "norm_num_groups": 32,
     "out_channels": 3,
+    "sample_size": 512,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
   },
 }
@@ -285,6 +313,17 @@ def test_the_configurations_of_the_release():
     assert config.items() <= RELEASED[name].items()
   inpainting = sd1_folder.unet_config(sd1.SD1_INPAINTING.unet)
   assert inpainting == ours["unet"] | {"in_channels": 9}
+def test_the_configurations_of_the_release(tmp_path):
+  """As far as they tell networks apart; parity covers diffusers' defaults."""
+  unet = sd1_folder.unet_config(sd1.SD1.unet)
+  assert unet.items() <= RELEASED["unet"].items()
+  inpainting = sd1_folder.unet_config(sd1.SD1_INPAINTING.unet)
+  assert inpainting == unet | {"in_channels": 9}
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(RELEASED["vae"]))
+  network, scale = first_stage_folders.configured(path)
+  assert network.clone(resolution=256) == sd1.SD1.first_stage
+  assert scale == sd1.SCALE_FACTOR == 0.18215
 
 
 @pytest.mark.parametrize(
@@ -295,6 +334,7 @@ def test_the_configurations_of_the_release():
     ("unet", {"class_embed_type": "x"}, "'x', but None is wanted"),
     ("vae", {"scaling_factor": 0.13025}, "factor 0.13025, but 0.18215 is wan"),
     ("vae", {"layers_per_block": 3}, "layers_per_block 3, but 1 is wanted"),
+    ("vae", {"layers_per_block": 3}, "num_res_blocks = 3.* num_res_blocks = 1"),
     ("text_encoder", {"num_attention_heads": 4}, "num_heads = 4.* is wanted"),
     ("scheduler", {"prediction_type": "v_prediction"}, "but 'epsilon' is wan"),
     ("scheduler", {"beta_end": 0.02}, "beta_end 0.02, but 0.012 is wanted"),
@@ -325,6 +365,7 @@ def test_missing_parts_of_folders(folder):
     sd1.load(folder, TINY)
   (folder / "scheduler/scheduler_config.json").unlink()
   with pytest.raises(FileNotFoundError, match=r"no configuration file .*sched"):
+  with pytest.raises(FileNotFoundError, match=r"There is no file .*sched"):
     sd1.load(folder, TINY)
 
 
@@ -342,3 +383,12 @@ def test_networks_that_diffusers_lacks(
   network = getattr(TINY, part).clone(**{field: value})
   with pytest.raises(ValueError, match=message):
     sd1_folder.save(tmp_path, params, TINY._replace(**{part: network}))
+  ("field", "value", "message"),
+  [
+    ("num_head_channels", 8, "a number of heads, no classes and"),
+    ("transformer_depth", 2, "transformers of one block, got .* 2"),
+  ],
+)
+def test_networks_that_diffusers_lacks(field, value, message):
+  with pytest.raises(ValueError, match=message):
+    sd1_folder.unet_config(TINY.unet.clone(**{field: value}))
