@@ -284,8 +284,8 @@ def compare(network, twin, x, tolerance):
     VQAutoencoder(
       11,
       3,
-      (1, 3, 2),
-      attention_resolutions=(64,),
+      (1, 2),
+      attention_resolutions=(128,),
       channels=32,
       num_res_blocks=1,
     ),
