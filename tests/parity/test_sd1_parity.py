@@ -83,9 +83,6 @@ def pipeline(tmp_path_factory):
     random = random_state(shapes)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in random.items()})
     model.eval()
-  scheduler = diffusers.PNDMScheduler(
-    1000, 0.00085, 0.012, "scaled_linear", None, True, steps_offset=1
-  )
   scheduler = diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True)
   return diffusers.StableDiffusionPipeline(
     **parts,
