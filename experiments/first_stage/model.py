@@ -26,8 +26,9 @@ from jaxgen.types import Array, Key, PyTree
 Weights = tuple[Config, FirstStage, PyTree]
 
 # Below these a run has failed, whatever its loss: the perplexity of the codes,
-# as a share of what it can be, and the KL divergence per value of the latent.
-COLLAPSED_SHARE = 0.02
+# as a share of the way from 1 to what it can be, and the KL divergence per
+# value of the latent, in nats.
+COLLAPSED_SHARE = 0.01
 COLLAPSED_KL = 0.01
 
 
@@ -148,7 +149,7 @@ def collapse_below(config: Config, num_images: int) -> tuple[str, float]:
   positions = (config.image_size // config.f) ** 2
   if config.num_codes:
     possible = min(config.num_codes, num_images * positions)
-    return "perplexity", COLLAPSED_SHARE * possible
+    return "perplexity", 1 + COLLAPSED_SHARE * (possible - 1)
   return "kl", COLLAPSED_KL * positions * config.z_channels
 
 

@@ -32,12 +32,18 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def init_state(config: Config, key: Key, run_key: Key) -> training.TrainState:
-  """The state before the first step.
+  """The state before the first step."""
+  return as_state(config, *model.init_params(config, key), run_key)
+
+
+def as_state(
+  config: Config, params: PyTree, stats: PyTree, run_key: Key
+) -> training.TrainState:
+  """The state before the first step, of given parameters.
 
   `params` and `opt_state` hold "autoencoder" and "discriminator", `ema` the
   autoencoder alone, `memory` the discriminator's batch statistics.
   """
-  params, stats = model.init_params(config, key)
   optimizer = make_optimizer(config)
   state = training.init_state(params["autoencoder"], optimizer, run_key, stats)
   of_disc = optimizer.init(params["discriminator"])

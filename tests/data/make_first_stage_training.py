@@ -22,11 +22,12 @@ from make_first_stage import (
 )
 
 SIZE, STEPS = 16, 4
+LISTED = "vq-f4 vq-f4-noattn vq-f8 vq-f8-n256 vq-f16 kl-f4 kl-f8 kl-f16 kl-f32"
 NETWORK = {
   "ch": 32,
   "out_ch": 3,
-  "ch_mult": (1, 2),
-  "num_res_blocks": 1,
+  "ch_mult": (1, 1),
+  "num_res_blocks": 0,
   "attn_resolutions": [],
   "attn_type": "none",
   "dropout": 0.0,
@@ -49,7 +50,7 @@ KEPT += ("loss.discriminator.main.6.running_var",)
 class Module(torch.nn.Module):
   """What the models take from PyTorch Lightning's module."""
 
-  learning_rate, global_step = 1e-3, 0
+  learning_rate, global_step = 3e-4, 0
   device = torch.device("cpu")
 
   def log(self, name, value, **options):
@@ -97,21 +98,13 @@ def trained(name, model, batches, stored, regularisation):
 
 def released(directory):
   """The released first stages, by name."""
-  steps = dict(
-    zip(
-      ["vq-f4", "vq-f4-noattn", "vq-f8", "vq-f8-n256", "vq-f16"]
-      + ["kl-f4", "kl-f8", "kl-f16", "kl-f32"],
-      map(
-        int,
-        re.findall(
-          r"^ ?\| f=\d+,[^|]*\|[^|]*\| *(\d+) *\|",
-          Path(directory, "README.md").read_text(),
-          re.MULTILINE,
-        ),
-      ),
-      strict=True,
-    )
+  # The rows of the list of models, in its order.
+  rows = re.findall(
+    r"^ ?\| f=\d+,[^|]*\|[^|]*\| *(\d+) *\|",
+    Path(directory, "README.md").read_text(),
+    re.MULTILINE,
   )
+  steps = dict(zip(LISTED.split(), map(int, rows), strict=True))
   found = {}
   for path in sorted(Path(directory, "models/first_stage_models").iterdir()):
     content = yaml.safe_load((path / "config.yaml").read_text())
@@ -156,7 +149,7 @@ def main(ldm, taming):
   vqperceptual.exists = lambda x: x is not None  # the file does not define it
   torch.randn = lambda *shape: torch.zeros(*shape)  # posteriors give their mean
   random = np.random.RandomState(0)
-  batches = random.standard_normal((STEPS, 4, SIZE, SIZE, 3)) / 2
+  batches = random.standard_normal((STEPS, 8, SIZE, SIZE, 3)) / 2
   batches = batches.astype(np.float32)
   stored = {"batches": batches}
 
