@@ -15,7 +15,12 @@ from jaxgen.convert import first_stage as published
 from jaxgen.convert import lpips
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn import posteriors
-from jaxgen.nn.autoencoder import AutoencoderKL, FirstStage, VQAutoencoder
+from jaxgen.nn.autoencoder import (
+  AutoencoderKL,
+  FirstStage,
+  VQAutoencoder,
+  last_convolution,
+)
 from jaxgen.nn.discriminators import NLayerDiscriminator
 from jaxgen.nn.lpips import LPIPS
 from jaxgen.nn.quantizers import codebook_usage
@@ -130,12 +135,16 @@ def encode(
   return z, loss, metrics
 
 
-def decode(
-  config: Config, autoencoder: FirstStage, params: PyTree, z: Array
-) -> Array:
+def decode_features(autoencoder: FirstStage, params: PyTree, z: Array) -> Array:
+  """What `last_convolution` makes images of, for what `encode` gave."""
+  features = autoencoder.apply({"params": params}, z, method="decode_features")
+  return jnp.asarray(features)
+
+
+def decode(autoencoder: FirstStage, params: PyTree, z: Array) -> Array:
   """Images `[B, H, W, C]` of what `encode` gave."""
-  method = "decode_quantized" if config.num_codes else "decode"
-  return jnp.asarray(autoencoder.apply({"params": params}, z, method=method))
+  features = decode_features(autoencoder, params, z)
+  return last_convolution(params, features)
 
 
 def collapse_below(config: Config, num_images: int) -> tuple[str, float]:

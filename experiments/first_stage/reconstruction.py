@@ -101,6 +101,7 @@ def reconstruct(
 def make_apply(weights: model.Weights) -> Callable[..., Any]:
   """The jitted (parameters, keys, x, LPIPS) -> (x_hat, measured)."""
   config, autoencoder, _ = weights
+  decoder = "decode_quantized" if config.num_codes else "decode"
 
   @jax.jit
   def apply(params: PyTree, keys: Key, x: Array, lpips: Partial | None):
@@ -112,7 +113,7 @@ def make_apply(weights: model.Weights) -> Callable[..., Any]:
     else:
       z = jax.vmap(posteriors.sample)(keys, encoded)
       measured = {"kl": posteriors.kl(encoded)}
-    x_hat = model.decode(config, autoencoder, params, z)
+    x_hat: Any = autoencoder.apply(variables, z, method=decoder)
     # As 8 bits, in units of to_uint8.
     y = jnp.clip(jnp.floor(127.5 * x_hat + 128), 0, 255) / 127.5 - 1
     measured |= {"PSNR": psnr(x, y, 2.0), "SSIM": ssim(x, y, 2.0)}

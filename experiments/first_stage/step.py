@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from experiments.first_stage import model
 from experiments.first_stage.config import Config
 from jaxgen import training
-from jaxgen.nn.autoencoder import FirstStage
+from jaxgen.nn.autoencoder import FirstStage, last_convolution, last_kernel
 from jaxgen.nn.discriminators import NLayerDiscriminator
 from jaxgen.training import autoencoder_losses as losses
 from jaxgen.training.step import Metrics
@@ -94,7 +94,7 @@ def make_step(
       "autoencoder", of_autoencoder, judge, distance, keys[0], x, n
     )
     z, _, _ = model.encode(config, autoencoder, whole(first), keys[1], x)
-    x_hat = model.decode(config, autoencoder, whole(first), z)
+    x_hat = model.decode(autoencoder, whole(first), z)
     second, second_opt, second_grads, _, (judged, stats) = update(
       "discriminator", of_discriminator, stats, x, x_hat, n
     )
@@ -149,18 +149,17 @@ def autoencoder_loss(
       logits, stats = look(discriminator, judge[0], judge[1], x_hat)
       return losses.generator_loss(logits), stats
 
+    features = model.decode_features(autoencoder, params, z)
+    x_hat = last_convolution(params, features)
     # The weight has no gradient, and shall not cost one.
-    fixed, fixed_z = jax.lax.stop_gradient((params, z))
+    fixed, fixed_features = jax.lax.stop_gradient((params, features))
     d_weight = losses.adaptive_weight(
-      lambda kernel: model.decode(
-        config, autoencoder, losses.with_last_kernel(fixed, kernel), fixed_z
-      ),
-      losses.last_kernel(fixed),
+      lambda kernel: last_convolution(fixed, fixed_features, kernel),
+      last_kernel(fixed),
       lambda x_hat: reduce(errors(x_hat)),
       lambda x_hat: generator(x_hat)[0],
       config.disc_weight,
     )
-    x_hat = model.decode(config, autoencoder, params, z)
     found = errors(x_hat)
     nll = reduce(found)
     g_loss, stats = generator(x_hat)
