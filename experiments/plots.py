@@ -21,7 +21,9 @@ def plot_loss(metrics: str | Path, path: str | Path) -> None:
   figure, axes = new_figure()
   axes.plot(steps, losses, color="0.8", linewidth=1)
   axes.plot(steps[width - 1 :], smooth, linewidth=2)
-  axes.set(xlabel="step", ylabel="loss", yscale="log")
+  # An adversarial loss may be negative.
+  scale = "log" if (losses > 0).all() else "linear"
+  axes.set(xlabel="step", ylabel="loss", yscale=scale)
   figure.savefig(path, dpi=120)
 
 

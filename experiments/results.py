@@ -36,6 +36,7 @@ TABLES = (
   "score_sde.table1",
   "score_sde.table2",
   "score_sde.table3",
+  "first_stage.table8",
 )
 
 
@@ -199,7 +200,9 @@ def _spread(values: Sequence[float | None]) -> str:
 ORIGIN = ("data", "protocol", "seed", "device", "cost", "commit", "command")
 REPLICAS = ("mnist5k", "openmoji")
 # The paper's model in a row's command, where ours takes its place.
-_MODEL = re.compile(r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10|imagenet64")
+_MODEL = re.compile(
+  r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10|imagenet64|\b(?:kl|vq)-f[\w-]+"
+)
 
 
 def _origin(row: Row, result: Result) -> list[str]:
