@@ -153,8 +153,8 @@ CONFIGS = {
     lr=5.6e-5,
     batch_size=28,
   ),
-  # Trained here on bicubic reductions, section 4.4; the released weights on
-  # BSRGAN's degradations.
+  # The released network, of 114M parameters where Table 15 has 169M. Trained
+  # here on bicubic reductions (section 4.4), the released one on BSRGAN's.
   "super_resolution": Config(
     name="super_resolution",
     dataset="open_images_v4",
@@ -203,8 +203,9 @@ CONFIGS = {
     lr=4.8e-5,
     steps=360_000,
   ),
-  # The release warms up to a rate that falls as a cosine, to which end it does
-  # not say; here it is constant.
+  # The release warms up to a rate that falls as a cosine, from which value it
+  # does not say; here it is constant. Batch size and steps are Table 15's, of a
+  # smaller network.
   "inpainting_big": Config(
     name="inpainting_big",
     dataset="places365_small",

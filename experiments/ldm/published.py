@@ -66,7 +66,7 @@ def load(
     "first_stage": first_stage.from_original(
       _under(first_stage.PREFIX, state), autoencoder
     ),
-    "scale": jnp.asarray(scale, jnp.float32),
+    "scale": jnp.asarray(scale, jnp.float32).reshape(()),
   }
 
 

@@ -6,8 +6,8 @@
     --vocab vocab.txt --guidance 1 --n 30000
 
 The model has not seen COCO. Image i is drawn for the first caption of image i
-of COCO's validation set (`coco_captions:val`), and scores hold against the
-images of that set. DDIM with 250 steps; scale 1.5 in the row LDM-KL-8-G, 1 in
+of COCO's validation set of 2014, which TFDS has in three splits, and scores
+hold against the images of that set. DDIM with 250 steps; scale 1.5 in the row LDM-KL-8-G, 1 in
 LDM-KL-8, of which the paper does not state eta (0 here). Not run: the weights
 and COCO have to be downloaded.
 """
@@ -57,7 +57,7 @@ def main(
   guidance: float = 1.5,
   steps: int = 250,
   dataset: str = "",
-  split: str = "val",
+  split: str = "val+test+restval",
   scoring: tyro.conf.OmitArgPrefixes[Scoring] = DEFAULT_SCORING,
   measuring: tyro.conf.OmitArgPrefixes[Measuring] = DEFAULT,
 ) -> None:
