@@ -7,9 +7,9 @@
 
 The model has not seen COCO. Image i is drawn for the first caption of image i
 of COCO's validation set of 2014, which TFDS has in three splits, and scores
-hold against the images of that set. DDIM with 250 steps; scale 1.5 in the row LDM-KL-8-G, 1 in
-LDM-KL-8, of which the paper does not state eta (0 here). Not run: the weights
-and COCO have to be downloaded.
+hold against the images of that set. DDIM with 250 steps; scale 1.5 in the row
+LDM-KL-8-G, 1 in LDM-KL-8; eta, not stated of either, is 0. Not run: weights and
+COCO have to be downloaded.
 """
 
 import dataclasses
