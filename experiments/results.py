@@ -223,6 +223,8 @@ def _origin(row: Row, result: Result) -> list[str]:
 
 def claims(title: str, stated: Sequence[Claim], found: Sequence[Result]) -> str:
   """The claims of a table, each marked as seen or not on our data sets."""
+  if not stated:
+    return ""
   lines = []
   for claim in stated:
     verdicts = []
