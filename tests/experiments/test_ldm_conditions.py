@@ -180,6 +180,13 @@ def test_boxes_are_the_original_tokens():
     layout.layout_tokens([(8191, 0.0, 0.0, 1.0, 1.0)])
 
 
+def test_boxes_are_the_tokens_of_the_original_code():
+  path = Path(__file__).parents[1] / "data/layout_tokens.json"
+  for case in json.loads(path.read_text()):
+    found = layout.layout_tokens(case["boxes"], crop=case["crop"])
+    assert found.tolist() == case["tokens"]
+
+
 def test_boxes_of_a_data_set():
   example = {
     "image": np.zeros((100, 200, 3), np.uint8),
