@@ -1,4 +1,5 @@
 # make quickstart   train and sample a DDPM on digits, in its own environment
+# make txt2img      emoji of a text: PROMPT="red heart" WEIGHTS=workdir
 # make test         the default test suite, in its own environment
 # make lint         style and types
 # make lock         renew constraints.txt from the newest releases
@@ -14,13 +15,27 @@ TORCH := $(TORCH)+cpu
 endif
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart txt2img trained test lint lock clean
 
 # Two virtual devices, one a core, split the batch: a quarter faster than one.
 # Huge pages save page faults (on glibc; ignored elsewhere).
 quickstart: $(QUICK)/ready
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 JAX_NUM_CPU_DEVICES=2 \
 	  $(QUICK)/bin/python -m experiments.quickstart
+
+PROMPT ?= red heart
+WEIGHTS ?= runs/openmoji-txt2img
+
+txt2img: trained $(QUICK)/ready
+	$(QUICK)/bin/python -m experiments.ldm.sample --weights "$(WEIGHTS)" \
+	  --prompt "$(PROMPT)" --guidance 3
+
+trained:
+	@test -d "$(WEIGHTS)/checkpoints" || { echo "error: there is no trained" \
+	  "model in WEIGHTS=$(WEIGHTS): train one with python -m" \
+	  "experiments.first_stage.train openmoji_kl_f4 --workdir" \
+	  "runs/openmoji_kl_f4 and then python -m experiments.ldm.train openmoji" \
+	  "--first-stage runs/openmoji_kl_f4 --workdir $(WEIGHTS)"; exit 1; }
 
 test: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -n 2 --dist worksteal

@@ -29,7 +29,13 @@ from experiments import models, results
 from experiments.cli import command_line
 from experiments.models import CROPS, Model
 from experiments.plots import save_grid
-from experiments.sampling import Draw, Sampling, generate_shards, make_draw
+from experiments.sampling import (
+  Draw,
+  Given,
+  Sampling,
+  generate_shards,
+  make_draw,
+)
 from jaxgen import data
 from jaxgen.data import center_crop_resize
 from jaxgen.data.batches import Crop
@@ -209,6 +215,7 @@ def score_samples(
   seed: int = 0,
   batch_size: int = 64,
   draw: Draw | None = None,
+  given: Given | None = None,
 ) -> tuple[dict[str, Score], list[np.ndarray]]:
   """Scores of n images of a model, and the images.
 
@@ -221,6 +228,7 @@ def score_samples(
     seed: of the images.
     batch_size: images drawn at a time.
     draw: samples a batch; made from `how` if None.
+    given: what image i is conditional on; see `experiments.sampling.generate`.
   """
   extractor, reference, scoring = yardstick
   identity = {
@@ -228,6 +236,8 @@ def score_samples(
     "sampling": dataclasses.asdict(how),
     "image_size": model.config.image_size,
   }
+  if given:
+    identity["given"] = params_digest(given)
   images = generate_shards(
     draw or make_draw(model, how),
     model.params,
@@ -237,6 +247,7 @@ def score_samples(
     seed,
     batch_size,
     scoring.truncate,
+    given,
   )
   generated = image_statistics(
     images, "samples", extractor, scoring.feature_batch

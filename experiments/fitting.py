@@ -30,6 +30,7 @@ RUN_FIELDS = (
   "save_every",
   "log_every",
   "num_workers",
+  "cache_latents",
 )
 
 

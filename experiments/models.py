@@ -23,13 +23,17 @@ class Model(NamedTuple):
     process: the forward process, as a rule a `DiscreteProcess`.
     params: the network's (averaged) parameters.
     denoiser: (params, labels `[B]` or None) -> its denoiser, not clipped; where
-      there is a low_res_size, (params, labels, smaller images).
+      there is a low_res_size, (params, labels, smaller images). Latent
+      diffusion's labels may be other conditions, such as tokens `[B, N]`.
     variance: of the ancestral step, where none is learned.
     num_classes: labels that the network is told; 0 for none.
-    no_label: the label that stands for none, if the network knows one.
+    no_label: the label, or the tokens, that stand for none, if the network
+      knows them.
     low_res_size: height of the images that the network enlarges; 0 for none.
     sigma_min: the last level before 0 of Karras's times.
     log_prob: (params, labels) -> log p(labels | x_t) of a classifier, or None.
+    latent_shape: of what is diffused, if that is not an image itself.
+    decode: (params, latents) -> images `[B, H, W, C]`, if there are latents.
   """
 
   config: Any
@@ -38,10 +42,12 @@ class Model(NamedTuple):
   denoiser: Callable[..., jd.Denoiser]
   variance: float
   num_classes: int = 0
-  no_label: int | None = None
+  no_label: Any = None
   low_res_size: int = 0
   sigma_min: float = 0.002
   log_prob: Callable[[PyTree, Array], LogProb] | None = None
+  latent_shape: tuple[int, int, int] | None = None
+  decode: Callable[[PyTree, Array], Array] | None = None
 
 
 def load(weights: str) -> Model:
@@ -50,11 +56,13 @@ def load(weights: str) -> Model:
   Args:
     weights: a workdir; a file or directory in a layout that
       `jaxgen.convert.ddpm` reads; a file of OpenAI's, under its own name; or
-      NAME:PATH of a score SDE or NCSN, which checkpoints do not name.
+      NAME:PATH of a score SDE, NCSN or latent diffusion model, which
+      checkpoints do not name.
 
   Raises:
     FileNotFoundError: there is neither.
   """
+  from experiments.ldm import configs
   from jaxgen.convert import openai
 
   path = Path(weights)
@@ -64,6 +72,8 @@ def load(weights: str) -> Model:
     name = saved["experiment"]
   elif ":" in weights and named in ("ve", "vp", "subvp", "ncsn", "ncsnv2"):
     name = "ncsn" if named.startswith("ncsn") else "score_sde"
+  elif ":" in weights and named in configs.CONFIGS:
+    name = "ldm"
   else:
     released = openai.MARCH_2021 | openai.JUL_2021
     name = "iddpm" if path.name in released else "ddpm"

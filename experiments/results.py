@@ -31,6 +31,9 @@ TABLES = (
   "iddpm.table4",
   "ddim.table1",
   "ddim.table2",
+  "ldm.table1",
+  "ldm.table2",
+  "ldm.table3",
   "edm.table2",
   "ncsn.table1",
   "score_sde.table1",
@@ -223,6 +226,8 @@ def _origin(row: Row, result: Result) -> list[str]:
 
 def claims(title: str, stated: Sequence[Claim], found: Sequence[Result]) -> str:
   """The claims of a table, each marked as seen or not on our data sets."""
+  if not stated:
+    return ""
   lines = []
   for claim in stated:
     verdicts = []

@@ -28,6 +28,7 @@ GRIDS = {
   "uniform": jd.uniform_times,
   "quadratic": jd.quadratic_times,
   "respaced": lambda T, n: jd.respaced_times(T, str(n)),
+  "ldm": lambda T, n: jd.sd1_times(n),
 }
 STEPPERS = {
   "dpm_solver_pp_2m": jd.dpm_solver_pp_2m,
@@ -47,12 +48,14 @@ class Sampling:
     steps: of the sampler; for "ddpm" all T as a rule.
     grid: "even" spreads the steps from T to 0, "uniform" and "quadratic" are
       DDIM's (App. D.2), "respaced" is improved DDPM's (section 4), "karras"
-      EDM's noise levels, for its models. Or improved DDPM's own words, which
-      count the steps themselves: "250", "10,10,20", "ddim50".
+      EDM's noise levels, for its models, "ldm" latent diffusion's. Or improved
+      DDPM's own words, which count the steps themselves: "250", "10,10,20",
+      "ddim50".
     eta: DDIM's.
     variance: of the ancestral step, where none is learned; the model's own by
       default.
-    clip: clip the estimate of x_0 to [-1, 1] at every step.
+    clip: clip the estimate of x_0 to [-1, 1] at every step, unless it is a
+      latent.
     label: the class of all images; by default each has a random one.
     guidance: scale of classifier-free guidance, 1 for none; for models that
       were trained with hidden labels.
@@ -95,7 +98,8 @@ def make_draw(model: Model, how: Sampling) -> Draw:
   """The jitted (params, keys[, given]) -> images of a way to sample.
 
   A class-conditional model is told the label of `given`, or that of `how`, or
-  one drawn from each image's key.
+  one drawn from each image's key. Others that know what it is to be told
+  nothing are told that, where `given` has no label.
   """
   config, process = model.config, model.process
   if how.guidance != 1 and model.no_label is None:
@@ -116,12 +120,17 @@ def make_draw(model: Model, how: Sampling) -> Draw:
     given = dict(given or {})
     if model.num_classes and "label" not in given:
       given["label"] = _labels(keys, model.num_classes, how.label)
+    if model.no_label is not None and "label" not in given:
+      shape = keys.shape + np.shape(model.no_label)
+      given["label"] = jnp.broadcast_to(model.no_label, shape)
     denoiser, gradient = _denoiser(model, how, params, given)
-    if how.clip:
+    if how.clip and model.decode is None:
       denoiser = jd.clip_x_0(process, denoiser)
     sampler = make_sampler(model, how, denoiser, gradient)
-    shape = (keys.shape[0], size, size, config.image_channels)
-    return jd.sample(keys, jd.prior(process, keys, shape), times, sampler)
+    shape = model.latent_shape or (size, size, config.image_channels)
+    x_T = jd.prior(process, keys, (keys.shape[0], *shape))
+    x = jd.sample(keys, x_T, times, sampler)
+    return x if model.decode is None else model.decode(params, x)
 
   return draw
 
@@ -213,6 +222,7 @@ def generate_shards(
   seed: int = 0,
   batch_size: int = 64,
   truncate: bool = False,
+  given: Given | None = None,
 ) -> list[np.ndarray]:
   """The images of `generate`, kept batch by batch in a directory.
 
@@ -228,6 +238,7 @@ def generate_shards(
     seed: as in `generate`.
     batch_size: images per call and file.
     truncate: the rounding rule, as in `jaxgen.data.to_uint8`.
+    given: as in `generate`; `identity` should name it.
 
   Returns:
     n uint8 images `[H, W, C]`.
@@ -251,7 +262,9 @@ def generate_shards(
   missing = [start for start, path in paths.items() if not path.exists()]
   if len(missing) < len(paths):
     print(f"{directory} already has {len(paths) - len(missing)} batches")
-  for start, x in _batches(draw, params, missing, batch_size, seed, "sampling"):
+  for start, x in _batches(
+    draw, params, missing, batch_size, seed, "sampling", given
+  ):
     write_images(paths[start], data.to_uint8(x, truncate))
   return [image for path in paths.values() for image in read_images(path)][:n]
 

@@ -82,7 +82,7 @@ def read_state(directory: Path, like: TrainState) -> TrainState:
 
 
 def read_params(directory: Path, which: str, mesh: Mesh | None) -> PyTree:
-  """`which` = "ema" or "params", in the structure that was stored."""
+  """`which` = "ema", "params" or "memory", in the structure stored."""
   stored = _stored(directory / "arrays" / which)
   if mesh is None:
     here = SingleDeviceSharding(jax.local_devices()[0])

@@ -189,21 +189,23 @@ class Checkpoints:
 def restore_params(
   directory: str | Path, which: str = "ema", mesh: Mesh | None = None
 ) -> PyTree:
-  """The parameters of the newest good checkpoint, for sampling.
+  """The parameters of the newest good checkpoint, or its memory, for sampling.
 
   Needs no network and no optimizer, and changes nothing in the directory.
 
   Args:
     directory: that of `Checkpoints`.
-    which: "ema" or "params".
+    which: "ema", "params" or "memory".
     mesh: where to place them, by `state_sharding`; the first device if None.
 
   Raises:
     FileNotFoundError: there is no finished checkpoint.
     ValueError: all are damaged, or `which` is neither name.
   """
-  if which not in ("ema", "params"):
-    raise ValueError(f"which must be 'ema' or 'params', got {which!r}")
+  if which not in ("ema", "params", "memory"):
+    raise ValueError(
+      f"which must be 'ema', 'params' or 'memory', got {which!r}"
+    )
   return files.read_params(_newest_good_directory(directory), which, mesh)
 
 

@@ -252,7 +252,7 @@ def test_params_for_sampling_need_no_template(tmp_path, trained):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
   kernel = found["Dense_1"]["kernel"]
   assert kernel.addressable_shards[0].data.shape == (256, 32)
-  with pytest.raises(ValueError, match="must be 'ema' or 'params'"):
+  with pytest.raises(ValueError, match="must be 'ema', 'params' or 'memory'"):
     training.restore_params(tmp_path, "opt_state")
   with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
     training.restore_params(tmp_path / "elsewhere")

@@ -1,0 +1,1 @@
+"""Latent diffusion (Rombach et al. 2022)."""
