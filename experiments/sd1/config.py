@@ -5,7 +5,6 @@ import math
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxgen.diffusion as jd
@@ -57,7 +56,8 @@ class How:
   @property
   def size(self) -> tuple[int, int]:
     """Height and width of the images."""
-    return self.height or 512, self.width or 512
+    height, width = (512 if n is None else n for n in (self.height, self.width))
+    return height, width
 
 
 def check(how: How, networks: sd1.Networks = sd1.SD1) -> None:
@@ -148,10 +148,3 @@ def make_sampler(how: How, denoiser: jd.Denoiser) -> jd.Sampler:
     return jd.dpm_solver_pp_2m(process, denoiser)
   eta = {"ddim": how.eta, "euler": 0.0, "euler_a": 1.0}[how.sampler]
   return jd.ddim(process, denoiser, eta)
-
-
-def start_std(how: How) -> float:
-  """Standard deviation of the noise to start from; sigma_T in k-diffusion."""
-  return (
-    float(BETWEEN.sigma(jnp.float32(1000))) if "euler" in how.sampler else 1.0
-  )

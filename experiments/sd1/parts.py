@@ -51,12 +51,13 @@ def begin(
   channels = networks.first_stage.z_channels
   shape = (len(keys), *(n // f for n in how.size), channels)
   noise = random.normal(keys, shape[1:])
-  start = config.start_std(how) * noise
+  process = config.process_of(how)
+  # k-diffusion starts from sigma_T z, the release's samplers from z.
+  start = process.sigma(t) * noise if "euler" in how.sampler else noise
   if "image" not in shared:
     return given, start
   keeps = jax.vmap(lambda key: jax.random.fold_in(key, _ENCODER))(keys)
   latents = lambda x: _encode(networks, how, params, keeps, x)
-  process = config.process_of(how)
   x_t = lambda z: jd.q_sample(process, keys, z, t)[0]
   if "mask" not in shared:
     return given, x_t(latents(shared["image"]))

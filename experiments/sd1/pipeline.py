@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from rich.console import Console
 from rich.progress import Progress
 
 from experiments.sd1 import config, programs, prompts
 from experiments.sd1.config import How
 from experiments.sd1.weights import Model
 from jaxgen import data, training
-from jaxgen.types import Array
 
 
 class Request(NamedTuple):
@@ -64,9 +64,30 @@ def generate(
   progress: bool = True,
   mesh: Mesh | None = None,
 ) -> np.ndarray:
-  """The images that are asked for.
+  """The images that are asked for, as `sample` makes them.
 
   Where there is a mask, what it does not show of the image is kept as it is.
+
+  Returns:
+    uint8 `[N, H, W, 3]`.
+  """
+  x = sample(model, how, requests, start, batch_size, progress, mesh)
+  images = data.to_uint8(x)
+  if start is None or start.mask is None:
+    return images
+  return np.where(start.mask[..., None], images, start.image)
+
+
+def sample(
+  model: Model,
+  how: How,
+  requests: Sequence[Request],
+  start: Start | None = None,
+  batch_size: int = 4,
+  progress: bool = True,
+  mesh: Mesh | None = None,
+) -> np.ndarray:
+  """What the decoder makes of the sampled latents.
 
   Args:
     model: the model.
@@ -79,7 +100,7 @@ def generate(
     mesh: of other devices than all.
 
   Returns:
-    uint8 `[N, H, W, 3]`.
+    Float32 `[N, H, W, 3]`, about in [-1, 1].
 
   Raises:
     ValueError: options that do not go together.
@@ -89,12 +110,8 @@ def generate(
     how = dataclasses.replace(how, height=height, width=width)
   _check(model, how, requests, start, batch_size)
   mesh = training.make_mesh() if mesh is None else mesh
-  images = np.concatenate(
-    list(_drawn(model, how, requests, start, batch_size, progress, mesh))
-  )[: len(requests)]
-  if start is None or start.mask is None:
-    return images
-  return np.where(start.mask[..., None], images, start.image)
+  drawn = _drawn(model, how, requests, start, batch_size, progress, mesh)
+  return np.concatenate(list(drawn))[: len(requests)]
 
 
 def _drawn(
@@ -106,7 +123,7 @@ def _drawn(
   progress: bool,
   mesh: Mesh,
 ) -> Iterator[np.ndarray]:
-  """Batches of uint8 images."""
+  """Batches of images."""
   size = -(-min(batch_size, len(requests)) // mesh.size) * mesh.size
   batches = [
     programs.place(mesh, programs.SPLIT, batch)
@@ -118,11 +135,12 @@ def _drawn(
   make = programs.stepwise if progress else programs.whole
   args = (params, batches[0], shared)
   draw = make(model.networks, how, times, mesh, args)
-  with Progress(transient=True, disable=not progress) as bar:
+  console = Console()
+  hidden = not (progress and console.is_terminal)
+  with Progress(console=console, transient=True, disable=hidden) as bar:
     task = bar.add_task(how.sampler, total=len(batches) * (len(times) - 1))
     for batch in batches:
-      x: Array = draw(params, batch, shared, lambda: bar.advance(task))
-      yield data.to_uint8(x)
+      yield np.asarray(draw(params, batch, shared, lambda: bar.advance(task)))
 
 
 def _check(
