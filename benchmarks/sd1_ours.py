@@ -46,8 +46,8 @@ def program(case: Case, kind: str = "") -> Callable[..., Any]:
   kind = kind or case.kind
 
   def told(p, texts):
-    encode = networks.text_encoder.clone(dtype=jnp.dtype(case.dtype)).apply
-    hidden = lambda t: encode({"params": p.text_encoder}, t).hidden
+    text: Any = networks.text_encoder.clone(dtype=jnp.dtype(case.dtype))
+    hidden = lambda t: text.apply({"params": p.text_encoder}, t).hidden
     return {
       "no_context": hidden(texts[0]),
       "context": hidden(texts[1]),

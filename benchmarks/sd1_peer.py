@@ -92,7 +92,7 @@ def _pipeline(case: Case) -> Any:
     state = {k: torch.from_numpy(v) for k, v in weights(shapes).items()}
     model.load_state_dict(state)
     model.to(DEVICE, getattr(torch, case.dtype)).eval()
-  pipe = diffusers.StableDiffusionPipeline(
+  pipe: Any = diffusers.StableDiffusionPipeline(
     **parts,
     tokenizer=None,
     scheduler=diffusers.DPMSolverMultistepScheduler(

@@ -14,11 +14,10 @@ from jaxgen.nn.clip_text import ClipText
 from jaxgen.nn.ldm_unet import UNet
 
 TINY = sd1.Networks(
-  UNet(32, (1, 2), 1, attention_resolutions=(1,), num_heads=2, context_dim=16),
+  UNet(32, (1,), 1, attention_resolutions=(1,), num_heads=2, context_dim=16),
   AutoencoderKL(channels=32, channel_mult=(1, 2), num_res_blocks=1),
   ClipText(525, 16, 2, 2, 32, end_token=524),
 )
-MULTIPLE = 4  # of height and width: 64 in the whole model
 
 
 def pipeline(folder, in_channels=4):
@@ -31,10 +30,10 @@ def pipeline(folder, in_channels=4):
   parts = {
     "unet": diffusers.UNet2DConditionModel(
       in_channels=in_channels,
-      block_out_channels=(32, 64),
+      block_out_channels=(32,),
       layers_per_block=1,
-      down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-      up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+      down_block_types=("CrossAttnDownBlock2D",),
+      up_block_types=("CrossAttnUpBlock2D",),
       cross_attention_dim=16,
       attention_head_dim=2,
       sample_size=8,
