@@ -25,7 +25,11 @@ def test_they_agree(name):
 
 @pytest.mark.slow
 def test_flops_are_pytorchs():
-  """Of the whole network, within what it counts beside products."""
+  """Of the whole network, but for what needs no computing.
+
+  XLA leaves out products with padding, and our upsampling is folded into the
+  convolution after it: 6% in all.
+  """
   torch = pytest.importorskip("torch")
   import diffusers
   from torch.utils.flop_counter import FlopCounterMode
@@ -39,6 +43,4 @@ def test_flops_are_pytorchs():
     args = torch.zeros(2, 4, 64, 64), 500, torch.zeros(2, 77, 768)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
       unet(*args)
-  assert sd1_ours.flops(case) == pytest.approx(
-    counter.get_total_flops(), rel=0.03
-  )
+  assert 0.92 < sd1_ours.flops(case) / counter.get_total_flops() < 0.98
