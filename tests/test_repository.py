@@ -124,7 +124,7 @@ import jaxgen.nn.ldm_bert, jaxgen.convert.ldm_bert
 import jaxgen.convert.sd1, jaxgen.convert.sd1_folder
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
-import jaxgen.convert.ldm_unet
+import jaxgen.convert.first_stage_folders, jaxgen.convert.ldm_unet
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

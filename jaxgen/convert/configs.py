@@ -15,7 +15,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
   """
   path = Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f"There is no configuration file {path}.")
+    raise FileNotFoundError(f"There is no file {path}.")
   try:
     config = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:

@@ -27,6 +27,8 @@ _TRANSFORMER_LAYERS = {
 }
 _DIFFUSERS_LAYERS = {"emb_proj": "time_emb_proj", "shortcut": "conv_shortcut"}
 _DIFFUSERS_LABELS = "class_embedding.weight"
+_EMBEDDER = "embedding.weight"
+_RESCALER = "channel_mapper.weight"
 
 
 def unet_state(checkpoint: State, ema: bool = False) -> dict[str, np.ndarray]:
@@ -132,18 +134,27 @@ def embedder_from_original(state: State, embedder: ClassEmbedder) -> PyTree:
   """
   labels = jnp.zeros(1, jnp.int32)
   template = jax.eval_shape(embedder.init, jax.random.key(0), labels)["params"]
-  state = _transpose(state, "embedding.weight")
-  return fill(template, lambda path: "embedding.weight", state)
+  state = _transpose(state, _EMBEDDER)
+  return fill(template, lambda path: _EMBEDDER, state)
+
+
+def embedder_to_original(params: PyTree) -> dict[str, np.ndarray]:
+  """The inverse of `embedder_from_original`."""
+  return {_EMBEDDER: np.asarray(params["embedding"]["embedding"])}
 
 
 def rescaler_from_original(state: State, rescaler: SpatialRescaler) -> PyTree:
   """Like `embedder_from_original`. The input channels are the tensor's."""
-  name = "channel_mapper.weight"
   rate = 2**rescaler.num_stages
-  channels = state[name].shape[1] if name in state else 1
+  channels = state[_RESCALER].shape[1] if _RESCALER in state else 1
   x = jnp.zeros((1, rate, rate, channels))
   template = jax.eval_shape(rescaler.init, jax.random.key(0), x)["params"]
-  return fill(template, lambda path: name, state)
+  return fill(template, lambda path: _RESCALER, state)
+
+
+def rescaler_to_original(params: PyTree) -> dict[str, np.ndarray]:
+  """The inverse of `rescaler_from_original`."""
+  return {_RESCALER: to_torch(params["channel_mapper"]["kernel"], 4)}
 
 
 def _original_name(path: ParamPath, network: UNet, modules: set[str]) -> str:

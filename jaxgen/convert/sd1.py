@@ -60,9 +60,9 @@ def load(
       folder of diffusers.
     networks: what it holds.
     ema: of a file, whether the U-Net's averaged weights are read: "prefer"
-      them where there are any, "require" them or "ignore" them. Files without
-      averages have, where they are CompVis' and runwayml's "ema-only" ones,
-      the averages in place of the weights.
+      them where there are any, "require" them or "ignore" them. Released
+      files without them have, if not said otherwise, the averages in place of
+      the weights.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -171,8 +171,8 @@ def _check_names(state: State, averages: set[str]) -> None:
   )
   if unknown:
     raise ValueError(
-      f"The checkpoint has {len(unknown)} tensors that Stable Diffusion 1 has "
-      f"not, first {unknown[0]}."
+      f"The checkpoint has tensors that are not of Stable Diffusion 1, "
+      f"{len(unknown)} of them, first {unknown[0]}."
     )
   lacking = [
     name

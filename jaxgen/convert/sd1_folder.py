@@ -11,13 +11,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxgen.convert import clip, first_stage, ldm_unet
+from jaxgen.convert import clip, first_stage, first_stage_folders, ldm_unet
 from jaxgen.convert.configs import check_config, read_config, write_config
 from jaxgen.convert.sd1 import SCALE_FACTOR, SD1, Networks, Params
 from jaxgen.convert.state import State, write_safetensors
 from jaxgen.convert.torch_files import read_state
 from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer
 from jaxgen.nn.autoencoder import AutoencoderKL
+from jaxgen.nn.clip_text import ClipText
 from jaxgen.nn.ldm_unet import UNet
 
 _WEIGHTS = "diffusion_pytorch_model"
@@ -51,15 +52,6 @@ _UNET_DEFAULTS = {
   "transformer_layers_per_block": 1,
   "upcast_attention": False,
   "use_linear_projection": False,
-}
-_VAE_DEFAULTS = {
-  "act_fn": "silu",
-  "in_channels": 3,
-  "mid_block_add_attention": True,
-  "norm_num_groups": 32,
-  "scaling_factor": SCALE_FACTOR,
-  "use_post_quant_conv": True,
-  "use_quant_conv": True,
 }
 _SCHEDULE = {
   "num_train_timesteps": 1000,
@@ -109,17 +101,14 @@ def load(path: str | Path, networks: Networks = SD1) -> Params:
       those of the networks, or of another noise schedule.
   """
   path = Path(path)
-  _check(path / "unet", unet_config(networks.unet), _UNET_DEFAULTS)
-  _check(path / "vae", vae_config(networks.first_stage), _VAE_DEFAULTS)
-  text_config = path / "text_encoder" / clip.CONFIG_FILE
-  described = clip.configured(text_config)
-  text_encoder = networks.text_encoder
-  if described != text_encoder.clone(
-    dtype=described.dtype, remat=described.remat
-  ):
-    raise ValueError(
-      f"{text_config} describes {described}, but {text_encoder} is wanted."
-    )
+  unet = path / "unet" / "config.json"
+  explicit = unet_config(networks.unet)
+  ignored = ("sample_size",)
+  check_config(unet, read_config(unet), explicit, _UNET_DEFAULTS, ignored)
+  _check_first_stage(path / "vae" / "config.json", networks.first_stage)
+  _check_text_encoder(
+    path / "text_encoder" / "config.json", networks.text_encoder
+  )
   scheduler = path / "scheduler" / "scheduler_config.json"
   config = read_config(scheduler)
   known = _SCHEDULE | _SCHEDULE_DEFAULTS
@@ -131,7 +120,7 @@ def load(path: str | Path, networks: Networks = SD1) -> Params:
       _read(path / "vae", _WEIGHTS), networks.first_stage
     ),
     clip.from_transformers(
-      _read(path / "text_encoder", *_TEXT_WEIGHTS), text_encoder
+      _read(path / "text_encoder", *_TEXT_WEIGHTS), networks.text_encoder
     ),
   )
 
@@ -158,22 +147,15 @@ def save(
       without it the pipeline needs a tokenizer from elsewhere.
   """
   path = Path(path)
-  folders = {
-    "unet": unet_config(networks.unet)
-    | _UNET_DEFAULTS
-    | {"_class_name": "UNet2DConditionModel", "sample_size": 64},
-    "vae": vae_config(networks.first_stage)
-    | _VAE_DEFAULTS
-    | {"_class_name": "AutoencoderKL", "sample_size": 512},
-  }
-  states = {
-    "unet": ldm_unet.to_diffusers(params.unet, networks.unet),
-    "vae": first_stage.to_diffusers(params.first_stage, networks.first_stage),
-  }
-  for name, config in folders.items():
-    folder = _made(path / name)
-    write_config(folder / "config.json", config)
-    write_safetensors(folder / f"{_WEIGHTS}.safetensors", states[name])
+  unet = _made(path / "unet")
+  config = {"_class_name": "UNet2DConditionModel", "sample_size": 64}
+  config |= unet_config(networks.unet) | _UNET_DEFAULTS
+  write_config(unet / "config.json", config)
+  state = ldm_unet.to_diffusers(params.unet, networks.unet)
+  write_safetensors(unet / f"{_WEIGHTS}.safetensors", state)
+  first_stage_folders.save(
+    path / "vae", params.first_stage, networks.first_stage, SCALE_FACTOR
+  )
   clip.save(path / "text_encoder", params.text_encoder, networks.text_encoder)
   scheduler = _made(path / "scheduler") / "scheduler_config.json"
   write_config(scheduler, _SCHEDULE | _SCHEDULE_DEFAULTS | _SCHEDULER)
@@ -220,37 +202,23 @@ def unet_config(unet: UNet) -> dict[str, Any]:
   }
 
 
-def vae_config(autoencoder: AutoencoderKL) -> dict[str, Any]:
-  """The options of `AutoencoderKL` that tell first stages apart.
-
-  Raises:
-    ValueError: if diffusers' network has no such variant.
-  """
-  if autoencoder.attention_resolutions or not autoencoder.mid_attention:
+def _check_first_stage(path: Path, wanted: AutoencoderKL) -> None:
+  network, scale = first_stage_folders.configured(path)
+  # Without attention outside the middle, the resolution has no meaning.
+  same = {f: getattr(wanted, f) for f in ("resolution", "dtype", "remat")}
+  if network.clone(**same) != wanted:
+    raise ValueError(f"{path} describes {network}, but {wanted} is wanted.")
+  if scale != SCALE_FACTOR:
     raise ValueError(
-      "diffusers' AutoencoderKL has attention in the middle alone, got "
-      f"attention_resolutions {autoencoder.attention_resolutions} and "
-      f"mid_attention {autoencoder.mid_attention}."
+      f"{path} has scaling_factor {scale}, but {SCALE_FACTOR} is wanted."
     )
-  levels = len(autoencoder.channel_mult)
-  return {
-    "out_channels": autoencoder.out_channels,
-    "latent_channels": autoencoder.z_channels,
-    "block_out_channels": [
-      autoencoder.channels * mult for mult in autoencoder.channel_mult
-    ],
-    "layers_per_block": autoencoder.num_res_blocks,
-    "down_block_types": ["DownEncoderBlock2D"] * levels,
-    "up_block_types": ["UpDecoderBlock2D"] * levels,
-  }
 
 
-def _check(
-  folder: Path, explicit: dict[str, Any], defaults: dict[str, Any]
-) -> None:
-  path = folder / "config.json"
-  ignored = ("sample_size", "force_upcast")
-  check_config(path, read_config(path), explicit, defaults, ignored)
+def _check_text_encoder(path: Path, wanted: ClipText) -> None:
+  network = clip.configured(path)
+  same = {f: getattr(wanted, f) for f in ("dtype", "remat")}
+  if network.clone(**same) != wanted:
+    raise ValueError(f"{path} describes {network}, but {wanted} is wanted.")
 
 
 def _read(folder: Path, *stems: str) -> State:

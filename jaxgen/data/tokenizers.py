@@ -86,8 +86,9 @@ def clip_tokenizer(
 
   Unicode's composed form (NFC), white space collapsed, lower case; words split
   by Radford et al. 2021's pattern into bytes that the merges join; start
-  49406, and 49407 both at the end and as padding. OpenAI's own tokenizer also
-  mends broken encodings (ftfy) and HTML entities first, which this does not.
+  49406, and 49407 both at the end and as padding. So transformers has it.
+  OpenAI's own tokenizer first repairs encodings and straightens quotes (ftfy)
+  and resolves HTML entities, which this does not.
 
   Args:
     vocab: the published vocab.json.

@@ -1,5 +1,7 @@
 """Scores of generated images: FID, sFID, IS, KID, precision and recall.
 
+PSNR and SSIM compare reconstructed images with their originals.
+
 Statistics are gathered in one pass (`collect`), compared by `scores`, and every
 `Score` carries the protocol under which it holds.
 """
@@ -15,6 +17,7 @@ from jaxgen.metrics.files import (
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.precision_recall import precision_recall
 from jaxgen.metrics.protocol import Protocol, Score
+from jaxgen.metrics.reconstruction import psnr, ssim
 from jaxgen.metrics.scores import scores
 from jaxgen.metrics.statistics import Statistics, batches_of, collect
 
@@ -32,9 +35,11 @@ __all__ = [
   "kernel_distance",
   "open_images",
   "precision_recall",
+  "psnr",
   "read_statistics",
   "scores",
   "small",
+  "ssim",
   "write_images",
   "write_statistics",
 ]

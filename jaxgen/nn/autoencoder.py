@@ -8,14 +8,11 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn import posteriors
 from jaxgen.nn.autoencoder_blocks import Decoder, Encoder
+from jaxgen.nn.convolution import conv
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.nn.posteriors import DiagonalGaussian
 from jaxgen.nn.quantizers import Quantized, VectorQuantizer
-from jaxgen.types import Array, Key
-
-# The decoder's last kernel, where the adaptive weight of the adversarial loss
-# is measured: its path in the parameters of either autoencoder.
-LAST_KERNEL = ("decoder", "conv_out", "kernel")
+from jaxgen.types import Array, Key, PyTree
 
 
 class AutoencoderKL(nn.Module):
@@ -77,6 +74,11 @@ class AutoencoderKL(nn.Module):
     """
     _check_latent(self, z)
     return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+
+  def decode_features(self, z: Array) -> Array:
+    """What `last_convolution` makes `decode`'s images of."""
+    _check_latent(self, z)
+    return self.decoder(self.post_quant_conv(z), features=True)
 
   def __call__(
     self, x: Array, key: Key | None = None
@@ -163,6 +165,11 @@ class VQAutoencoder(nn.Module):
     _check_latent(self, z_q)
     return self.decoder(self.post_quant_conv(z_q)).astype(jnp.float32)
 
+  def decode_features(self, z_q: Array) -> Array:
+    """What `last_convolution` makes `decode_quantized`'s images of."""
+    _check_latent(self, z_q)
+    return self.decoder(self.post_quant_conv(z_q), features=True)
+
   def decode_code(self, indices: Array) -> Array:
     """Images of codes, given by their indices `[B, h, w]`."""
     return self.decode_quantized(self.quantizer.lookup(indices))
@@ -179,6 +186,36 @@ FirstStage = AutoencoderKL | VQAutoencoder
 def downsampling_factor(autoencoder: FirstStage) -> int:
   """f, by which an image is higher and wider than its latent."""
   return 2 ** (len(autoencoder.channel_mult) - 1)
+
+
+def last_convolution(
+  params: PyTree, features: Array, kernel: Array | None = None
+) -> Array:
+  """The decoder's last convolution, applied to `decode_features`.
+
+  The adaptive weight of the adversarial loss is measured at its kernel, for
+  which nothing before it should be computed again.
+
+  Args:
+    params: of an autoencoder.
+    features: `[B, H, W, C]`.
+    kernel: in place of the one in `params`, that of `last_kernel`.
+
+  Returns:
+    Images `[B, H, W, out_channels]`, float32.
+  """
+  layer = params["decoder"]["conv_out"]
+  kernel = (layer["kernel"] if kernel is None else kernel).astype(
+    features.dtype
+  )
+  y = conv(features, kernel, padding=((1, 1), (1, 1)))
+  y += layer["bias"].astype(features.dtype)[None, None, None]
+  return y.astype(jnp.float32)
+
+
+def last_kernel(params: PyTree) -> Array:
+  """The kernel of an autoencoder's last convolution, `[3, 3, C, D]`."""
+  return params["decoder"]["conv_out"]["kernel"]
 
 
 def attention_levels(autoencoder: FirstStage) -> tuple[int, ...]:

@@ -158,8 +158,14 @@ class Decoder(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, z: Array) -> Array:
-    """Maps z `[B, h, w, C]` to `[B, f h, f w, out_channels]`, unbounded."""
+  def __call__(self, z: Array, features: bool = False) -> Array:
+    """Maps z `[B, h, w, C]` to `[B, f h, f w, out_channels]`, unbounded.
+
+    Args:
+      z: the features to decode.
+      features: return what the last convolution is applied to instead,
+        `[B, f h, f w, channels channel_mult[0]]`.
+    """
     res_block = nn.remat(ResBlock) if self.remat else ResBlock
     attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
     levels = range(len(self.channel_mult))
@@ -181,4 +187,6 @@ class Decoder(nn.Module):
         h = Conv(widths[i], upsample=True, dtype=self.dtype, name=name)(h)
 
     h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_out")(h))
+    if features:
+      return h
     return Conv(self.out_channels, dtype=self.dtype, name="conv_out")(h)

@@ -1,7 +1,7 @@
 """The transformer that latent diffusion puts in place of self-attention.
 
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion
-Models", section 3.3 and App. E.2.1: the positions of a feature map attend to
+Models", section 3.3 and App. E: the positions of a feature map attend to
 each other, and to a condition.
 """
 

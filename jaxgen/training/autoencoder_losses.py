@@ -13,12 +13,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.nn import posteriors, resample
-from jaxgen.nn.autoencoder import LAST_KERNEL
 from jaxgen.nn.posteriors import DiagonalGaussian
-from jaxgen.types import Array, PyTree
+from jaxgen.types import Array
 
 
 def reconstruction_errors(
@@ -109,16 +107,6 @@ def delayed(weight: Array | float, step: Array | int, start: int) -> Array:
   return jnp.where(jnp.asarray(step) < start, 0.0, weight)
 
 
-def last_kernel(params: PyTree) -> Array:
-  """The kernel of an autoencoder's last convolution."""
-  return flatten_dict(params)[LAST_KERNEL]
-
-
-def with_last_kernel(params: PyTree, kernel: Array) -> PyTree:
-  """The parameters with another kernel in the last convolution."""
-  return unflatten_dict({**flatten_dict(params), LAST_KERNEL: kernel})
-
-
 def adaptive_weight(
   reconstruct: Callable[[Array], Array],
   kernel: Array,
@@ -130,14 +118,14 @@ def adaptive_weight(
 
       d = disc_weight clip(|grad nll| / (|grad g| + 1e-4), 0, 1e4)
 
-  with the gradients by the decoder's last kernel alone, so that nothing before
-  it is differentiated:
+  with the gradients by the decoder's last kernel alone. From the features that
+  it is applied to, the decoder is neither passed nor differentiated again:
 
-      x_hat = lambda kernel: autoencoder.apply(
-        {"params": with_last_kernel(params, kernel)}, z, method="decode")
-      d = adaptive_weight(x_hat, last_kernel(params), nll, g)
-
-  Under jit, the decoder's pass up to that kernel is the one of the loss.
+      h = autoencoder.apply({"params": params}, z, method="decode_features")
+      x_hat = lambda kernel: last_convolution(params, h, kernel)
+      kernel = last_kernel(params)
+      d = adaptive_weight(x_hat, kernel, nll, g)
+      loss = nll(x_hat(kernel)) + d * g(x_hat(kernel))
 
   Args:
     reconstruct: the last kernel to x_hat `[B, H, W, C]`.

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from seeded_weights import seeded_state
 
-from jaxgen.convert import discriminator, first_stage, lpips
+from jaxgen.convert import (
+  discriminator,
+  first_stage,
+  first_stage_folders,
+  lpips,
+)
 from jaxgen.convert.state import write_safetensors
 from jaxgen.nn.autoencoder import AutoencoderKL, VQAutoencoder
 from jaxgen.nn.discriminators import NLayerDiscriminator
@@ -183,3 +188,35 @@ def test_lpips_files(tmp_path):
     lpips.from_torchvision(vgg | {"features.30.weight": np.ones(1)}, distance)
   with pytest.raises(ValueError, match=r"missing: lin0\.model\.1\.weight, "):
     lpips.from_torchvision(vgg, {})
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"_class_name": "UNet2DModel"}, "describes UNet2DModel, not Autoenc"),
+    ({"act_fn": "relu"}, "has act_fn 'relu', but .* needs 'silu'"),
+    ({"use_quant_conv": False}, "use_quant_conv False, but .* needs True"),
+    ({"shift_factor": 0.1}, "shift_factor 0.1, but .* needs None"),
+    ({"down_block_types": ["DownBlock2D"] * 2}, "got DownBlock2D"),
+    ({"up_block_types": ["UpDecoderBlock2D"] * 2}, "other blocks on the way"),
+    ({"block_out_channels": [32, 48]}, r"widths \[32, 48\] that are no mult"),
+    ({"layers_per_block": None}, "does not say 'layers_per_block'"),
+  ],
+)
+def test_other_configurations_are_one_sentence(tmp_path, change, message):
+  params = first_stage.from_original(original_state("kl"), KL)
+  first_stage_folders.save(tmp_path, params, KL, 0.18215)
+  path = tmp_path / "config.json"
+  config = json.loads(path.read_text()) | change
+  config = {k: x for k, x in config.items() if k not in change or x is not None}
+  path.write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=message):
+    first_stage_folders.load(tmp_path)
+
+
+def test_absent_and_broken_folders(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"There is no file .*config"):
+    first_stage_folders.load(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="is not JSON"):
+    first_stage_folders.load(tmp_path)

@@ -1,5 +1,7 @@
 """Tokens written out by hand; tests/parity compares with transformers."""
 
+import sys
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -161,6 +163,12 @@ def test_bad_input_is_one_sentence(tmp_path, clip):
   vocab.write_bytes(b"\xff\xfe\x00")
   with pytest.raises(ValueError, match="is not text in UTF-8"):
     bert_tokenizer(vocab)
+
+
+def test_the_package_is_named_where_it_is_missing(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tokenizers", None)
+  with pytest.raises(ImportError, match=r"pip install 'jaxgen\[text\]'"):
+    train_word_tokenizer(CAPTIONS, 300)
 
 
 def test_a_tokenizer_without_a_length(tmp_path, own):

@@ -11,6 +11,7 @@ from jaxgen.nn.autoencoder import (
   AutoencoderKL,
   VQAutoencoder,
   downsampling_factor,
+  last_convolution,
 )
 from jaxgen.nn.autoencoder_blocks import Downsample
 
@@ -155,6 +156,7 @@ def test_quantiser_belongs_to_the_decoder():
         call("decode_code")(q.indices),
         call("decode_quantized")(q.z_q),
         TINY_VQ.apply(v, x)[0],
+        last_convolution(v["params"], call("decode_features")(q.z_q)),
         call("decode_quantized")(z),
       ],
     )
@@ -163,9 +165,9 @@ def test_quantiser_belongs_to_the_decoder():
   assert not np.allclose(z, q.z_q, atol=1e-3)
   codes = v["params"]["quantizer"]["embedding"][np.array(q.indices)]
   np.testing.assert_allclose(q.z_q, codes, rtol=1e-5, atol=1e-6)
-  for out in outs[1:4]:
+  for out in outs[1:5]:
     np.testing.assert_allclose(out, outs[0], rtol=1e-4, atol=1e-4)
-  assert not np.allclose(outs[4], outs[0], atol=1e-3)
+  assert not np.allclose(outs[5], outs[0], atol=1e-3)
 
 
 def test_remat_wraps_every_block_and_changes_nothing():
@@ -193,9 +195,18 @@ def test_half_precision_computes_with_float32_latents(network):
 
 def test_bfloat16_computes_near_float32():
   v, x = variables(TINY), images()
-  run = lambda network: quick_jit(lambda v: network.apply(v, x)[0])(v)
-  want, got = run(TINY), run(TINY.clone(dtype=jnp.bfloat16))
+  half = TINY.clone(dtype=jnp.bfloat16)
+
+  def run_half(v):
+    x_hat, posterior = half.apply(v, x)
+    h = half.apply(v, posterior.mean, method="decode_features")
+    return x_hat, last_convolution(v["params"], h)
+
+  want = quick_jit(lambda v: TINY.apply(v, x)[0])(v)
+  got, in_parts = quick_jit(run_half)(v)
   assert 0 < jnp.linalg.norm(got - want) < 0.05 * jnp.linalg.norm(want)
+  assert got.dtype == in_parts.dtype == jnp.float32
+  np.testing.assert_allclose(in_parts, got, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ def test_label_is_a_token():
   params = ldm_unet.embedder_from_original(
     {"embedding.weight": weight}, embedder
   )
+  back = ldm_unet.embedder_to_original(params)
+  np.testing.assert_array_equal(back["embedding.weight"], weight)
   tokens = embedder.apply({"params": params}, np.array([4, 0]))
   np.testing.assert_array_equal(tokens, [[[12, 13, 14]], [[0, 1, 2]]])
 
@@ -25,6 +27,8 @@ def test_map_is_rescaled_as_pytorch_does():
   rescaler = SpatialRescaler()
   state = {"channel_mapper.weight": weight}
   params = ldm_unet.rescaler_from_original(state, rescaler)
+  back = ldm_unet.rescaler_to_original(params)
+  np.testing.assert_array_equal(back["channel_mapper.weight"], weight)
   want = torch.from_numpy(x).permute(0, 3, 1, 2)
   for _ in range(2):
     want = torch.nn.functional.interpolate(

@@ -36,7 +36,7 @@ def test_samples_have_the_moments():
   mean = jnp.broadcast_to(jnp.array([3.0, -1.0]), shape)
   logvar = jnp.broadcast_to(jnp.log(jnp.array([0.25, 4.0])), shape)
   posterior = DiagonalGaussian(mean, logvar)
-  z = posteriors.sample(jax.random.key(0), posterior)
+  z = jax.jit(posteriors.sample)(jax.random.key(0), posterior)
   np.testing.assert_allclose(z.mean((0, 1, 2)), [3, -1], atol=4 * 0.02)
   np.testing.assert_allclose(z.std((0, 1, 2)), [0.5, 2], rtol=0.03)
   np.testing.assert_array_equal(posteriors.mode(posterior), mean)

@@ -13,12 +13,19 @@ import pytest
 from random_openai import quick_jit
 from seeded_weights import seeded_state
 
-from jaxgen.convert import discriminator, first_stage, lpips
+from jaxgen.convert import (
+  discriminator,
+  first_stage,
+  first_stage_folders,
+  lpips,
+)
 from jaxgen.nn.autoencoder import (
   KL_AUTOENCODERS,
   AutoencoderKL,
   VQAutoencoder,
   attention_levels,
+  last_convolution,
+  last_kernel,
 )
 from jaxgen.nn.discriminators import NLayerDiscriminator
 from jaxgen.nn.lpips import LPIPS
@@ -82,7 +89,7 @@ def adversarial(network, params, z, nll_of):
   Args:
     network: the autoencoder.
     params: of the autoencoder, of LPIPS and of the discriminator.
-    z: the latent to decode.
+    z: the latent to decode, quantised if need be.
     nll_of: errors -> reconstruction loss.
   """
   own, of_lpips, of_disc = params
@@ -93,14 +100,11 @@ def adversarial(network, params, z, nll_of):
 
   judge = lambda x: NLayerDiscriminator(num_layers=2).apply(of_disc, x)
   generator = lambda x_hat: losses.generator_loss(judge(x_hat))
-  decode = lambda own: call(network, own, "decode")(z)
-  d = losses.adaptive_weight(
-    lambda kernel: decode(losses.with_last_kernel(own, kernel)),
-    losses.last_kernel(own),
-    nll,
-    generator,
-  )
-  x_hat = decode(own)
+  features = call(network, own, "decode_features")(z)
+  reconstruct = lambda kernel: last_convolution(own, features, kernel)
+  kernel = last_kernel(own)
+  d = losses.adaptive_weight(reconstruct, kernel, nll, generator)
+  x_hat = reconstruct(kernel)
   real, fake = judge(IMAGES), judge(x_hat)
   return {
     "x_hat": x_hat,
@@ -143,8 +147,9 @@ def test_kl_autoencoder_and_its_losses_equal_the_original():
 def test_vq_autoencoder_and_its_losses_equal_the_original():
   def run(params):
     z = call(VQ, params[0], "encode")(IMAGES)
-    out = adversarial(VQ, params, z, losses.mean_error)
-    return out | {"z": z, "q": call(VQ, params[0], "quantize")(z)}
+    q = call(VQ, params[0], "quantize")(z)
+    out = adversarial(VQ, params, q.z_q, losses.mean_error)
+    return out | {"z": z, "q": q}
 
   out = quick_jit(run)(all_params(stored_state("vq"), VQ))
   assert relative_error(out["z"], STORED["vq_z"]) <= 2e-5
@@ -215,7 +220,8 @@ def diffusers_twin(network, **options):
   kinds = ["Attn" * (i in attention) for i in levels]
   kind = diffusers.AutoencoderKL
   if isinstance(network, VQAutoencoder):
-    kind, options = diffusers.VQModel, {"num_vq_embeddings": network.num_codes}
+    kind = diffusers.VQModel
+    options["num_vq_embeddings"] = network.num_codes
   twin = kind(
     block_out_channels=[network.channels * m for m in network.channel_mult],
     down_block_types=[f"{kind}DownEncoderBlock2D" for kind in kinds],
@@ -278,8 +284,8 @@ def compare(network, twin, x, tolerance):
     VQAutoencoder(
       11,
       3,
-      (1, 3, 2),
-      attention_resolutions=(64,),
+      (1, 2),
+      attention_resolutions=(128,),
       channels=32,
       num_res_blocks=1,
     ),
@@ -290,6 +296,26 @@ def compare(network, twin, x, tolerance):
 def test_output_equals_diffusers(network):
   x = np.random.default_rng(0).standard_normal((2, 16, 24, 3), np.float32)
   compare(network, diffusers_twin(network), x, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("network", [KL, VQ], ids=["kl", "vq"])
+def test_folders_are_diffusers(network, tmp_path):
+  """What it saves is loaded, and what is saved it loads."""
+  twin = diffusers_twin(network, scaling_factor=0.25)
+  twin.save_pretrained(tmp_path / "pipeline" / "vae")
+  loaded, params, scale = first_stage_folders.load(tmp_path / "pipeline")
+  assert attention_levels(loaded) == attention_levels(network)
+  own = {"resolution": 32, "attention_resolutions": ()}
+  assert loaded.clone(**own) == network.clone(**own)
+  assert scale == 0.25
+  first_stage_folders.save(tmp_path / "ours", params, loaded, scale)
+  back = type(twin).from_pretrained(tmp_path / "ours")
+  assert back.config.scaling_factor == 0.25
+  jax.tree.map(
+    np.testing.assert_array_equal, numpy_state(back), numpy_state(twin)
+  )
+  kinds = [list(each.config.down_block_types) for each in (back, twin)]
+  assert kinds[0] == kinds[1]
 
 
 @pytest.mark.slow

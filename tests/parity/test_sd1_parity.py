@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,12 @@ from random_openai import quick_jit, random_state
 from small_vocabularies import write_clip_files
 
 from jaxgen.convert import sd1, sd1_folder
+from jaxgen.diffusion.denoisers import eps_denoiser
+from jaxgen.diffusion.guidance import classifier_free
+from jaxgen.diffusion.loop import sample
+from jaxgen.diffusion.processes import DiscreteProcess
+from jaxgen.diffusion.samplers import ddim
+from jaxgen.diffusion.schedules import scaled_linear_betas
 from jaxgen.nn.autoencoder import AutoencoderKL
 from jaxgen.nn.clip_text import ClipText
 from jaxgen.nn.ldm_unet import UNet
@@ -19,6 +26,13 @@ TINY = sd1.Networks(
   ClipText(525, 16, 2, 2, 32, end_token=524),
 )
 PARTS = ("unet", "vae", "text_encoder")
+SCHEDULE = {
+  "beta_start": 0.00085,
+  "beta_end": 0.012,
+  "beta_schedule": "scaled_linear",
+  "set_alpha_to_one": False,
+  "steps_offset": 1,
+}
 # Of no meaning for what the networks compute.
 IGNORED = ("sample_size", "pad_token_id", "dtype", "transformers_version")
 
@@ -69,9 +83,7 @@ def pipeline(tmp_path_factory):
     random = random_state(shapes)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in random.items()})
     model.eval()
-  scheduler = diffusers.PNDMScheduler(
-    1000, 0.00085, 0.012, "scaled_linear", None, True, steps_offset=1
-  )
+  scheduler = diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True)
   return diffusers.StableDiffusionPipeline(
     **parts,
     tokenizer=transformers.CLIPTokenizer(
@@ -127,3 +139,51 @@ def test_prompts_become_the_same_context(pipeline, params, tmp_path):
   theirs = theirs.detach().numpy()
   error = np.linalg.norm(ours.hidden - theirs) / np.linalg.norm(theirs)
   assert error <= 1e-5
+
+
+@pytest.mark.slow
+def test_images_equal_the_pipeline(pipeline, params, tmp_path):
+  """Text, guidance, four steps of DDIM and the decoder, from one noise."""
+  import diffusers
+  import torch
+
+  vocabulary = tmp_path / "tokenizer"
+  vocabulary.mkdir()
+  write_clip_files(vocabulary)
+  noise = np.random.RandomState(3).standard_normal((1, 16, 16, 4))
+  noise = noise.astype(np.float32)
+  pipeline.scheduler = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False)
+  theirs = pipeline(
+    "the cat and the hat",
+    num_inference_steps=4,
+    guidance_scale=7.5,
+    height=32,
+    width=32,
+    latents=torch.from_numpy(noise.transpose(0, 3, 1, 2)),
+    output_type="pt",
+  ).images.numpy()
+
+  process = DiscreteProcess.from_betas(scaled_linear_betas())
+  tokens = sd1_folder.load_tokenizer(tmp_path)(["the cat and the hat", ""])
+
+  def image(params, noise, tokens):
+    text = TINY.text_encoder.apply({"params": params.text_encoder}, tokens)
+
+    def denoiser(context):
+      variables = {"params": params.unet}
+      network = lambda x, t: TINY.unet.apply(variables, x, t - 1, context)
+      return eps_denoiser(process, network)
+
+    conditional, without = map(denoiser, (text.hidden[:1], text.hidden[1:]))
+    guided = classifier_free(process, conditional, without, 7.5)
+    times = np.array([752, 502, 252, 2, 1])
+    key = jax.random.key(0)
+    z = sample(key, noise, times, ddim(process, guided)) / sd1.SCALE_FACTOR
+    variables = {"params": params.first_stage}
+    return TINY.first_stage.apply(variables, z, method="decode")
+
+  ours = quick_jit(image)(params, noise, jnp.asarray(tokens))
+  ours = np.clip(ours / 2 + 0.5, 0, 1).transpose(0, 3, 1, 2)
+  assert np.std(theirs) > 0.05
+  error = np.abs(ours - theirs).max()
+  assert error <= 1e-4
