@@ -73,9 +73,16 @@ def prepare(case: Case) -> Callable[[], torch.Tensor]:
 def _pipeline(case: Case) -> Any:
   """Stable Diffusion of the case's networks, with DPM-Solver++(2M)."""
   unet, vae, text = case.networks
+  levels = len(vae.channel_mult)
   parts: dict[str, Any] = {
     "unet": diffusers.UNet2DConditionModel(**sd1_folder.unet_config(unet)),
-    "vae": diffusers.AutoencoderKL(**sd1_folder.vae_config(vae)),
+    "vae": diffusers.AutoencoderKL(
+      block_out_channels=[vae.channels * m for m in vae.channel_mult],
+      down_block_types=["DownEncoderBlock2D"] * levels,
+      up_block_types=["UpDecoderBlock2D"] * levels,
+      layers_per_block=vae.num_res_blocks,
+      latent_channels=vae.z_channels,
+    ),
     "text_encoder": transformers.CLIPTextModel(
       transformers.CLIPTextConfig(
         vocab_size=text.vocab_size,
