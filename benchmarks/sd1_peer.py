@@ -103,7 +103,10 @@ def _pipeline(case: Case) -> Any:
     **parts,
     tokenizer=None,
     scheduler=diffusers.DPMSolverMultistepScheduler(
-      beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+      beta_schedule="scaled_linear",
+      beta_start=0.00085,
+      beta_end=0.012,
+      steps_offset=1,
     ),
     safety_checker=None,
     feature_extractor=None,

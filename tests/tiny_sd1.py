@@ -4,6 +4,9 @@
 and `write_file` give its weights as diffusers' folder and as CompVis' file.
 """
 
+import functools
+
+import jax
 import numpy as np
 from random_openai import random_state
 from small_vocabularies import write_clip_files
@@ -18,6 +21,16 @@ TINY = sd1.Networks(
   AutoencoderKL(channels=32, channel_mult=(1, 2), num_res_blocks=1),
   ClipText(525, 16, 2, 2, 32, end_token=524),
 )
+
+
+def compile_quickly(monkeypatch):
+  """Programs without most optimisations: compiling is what takes time."""
+  options = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+  }
+  quick_jit = functools.partial(jax.jit, compiler_options=options)
+  monkeypatch.setattr(jax, "jit", quick_jit)
 
 
 def pipeline(folder, in_channels=4):

@@ -87,7 +87,8 @@ def stepwise(
     given, (x, memory) = unstack(given), unstack(state)
     sampler = parts.sampler_of(networks, how, params, given)
     keys = random.fold_in(given["keys"], i)
-    return stack(sampler.step(keys, x, t, s, memory)), i
+    x, memory = sampler.step(keys, x, t, s, memory)
+    return stack((x, memory)), x.reshape(-1)[:1]
 
   def end(params, state):
     return parts.end(networks, how, params, unstack(state)[0])
@@ -97,7 +98,7 @@ def stepwise(
   first = _jit(mesh, begin, (SHARED, SPLIT, SHARED, SHARED), SPLIT)
   given, state = jax.eval_shape(first, *args, instants[0][1])
   specs = (SHARED, SPLIT, SPLIT, SHARED, SHARED, SHARED)
-  one = _jit(mesh, step, specs, (SPLIT, SHARED), donate_argnums=2)
+  one = _jit(mesh, step, specs, (SPLIT, SPLIT), donate_argnums=2)
   last = _jit(mesh, end, (SHARED, SPLIT), SPLIT)
   begins = first.lower(*args, instants[0][1]).compile()
   steps = one.lower(args[0], given, state, *instants[0]).compile()
@@ -108,8 +109,8 @@ def stepwise(
     given, state = begins(params, batch, shared, instants[0][1])
     done: deque[Array] = deque()
     for instant in instants:
-      state, i = steps(params, given, state, *instant)
-      done.append(i)
+      state, number = steps(params, given, state, *instant)
+      done.append(number)
       if len(done) > 1:  # the next step is under way while one is waited for
         done.popleft().block_until_ready()
         show()

@@ -36,13 +36,7 @@ HOW = How("euler_a", 3, height=8, width=8)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-  """Programs compiled without most optimisations: that is what takes time."""
-  options = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-  }
-  quick_jit = functools.partial(jax.jit, compiler_options=options)
-  monkeypatch.setattr(jax, "jit", quick_jit)
+  tiny_sd1.compile_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="module")

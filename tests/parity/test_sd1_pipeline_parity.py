@@ -3,8 +3,6 @@
 The same weights, prompts and noise, in float32; the networks are tiny.
 """
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -41,13 +39,7 @@ BOUND = 5e-5
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-  """Programs compiled without most optimisations: that is what takes time."""
-  options = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-  }
-  quick_jit = functools.partial(jax.jit, compiler_options=options)
-  monkeypatch.setattr(jax, "jit", quick_jit)
+  tiny_sd1.compile_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="module")
