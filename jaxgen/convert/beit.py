@@ -90,23 +90,30 @@ def from_original(
       indices of relative positions, which follow from the image's size, are
       not read.
   """
-  state = {
+  state = without_indices(state)
+  return fill(_template(network, image_size), original_name, state)
+
+
+def without_indices(state: State) -> dict[str, np.ndarray]:
+  """The state as `fill` takes it: no indices, tables the other way round."""
+  return {
     name: tensor.T if name.endswith(_TABLE) else tensor
     for name, tensor in state.items()
     if not name.endswith("relative_position_index")
   }
-  return fill(_template(network, image_size), _name, state)
 
 
 def to_original(params: PyTree) -> dict[str, np.ndarray]:
   """The tensors of a released file; inverse of `from_original`."""
-  state = {}
-  for path, leaf in flatten_dict(params).items():
-    name = _name(path)
-    # Tables and the vectors of tokens, [1, 1, C], are as they are.
-    as_is = name.endswith(_TABLE) or np.ndim(leaf) == 3
-    state[name] = np.asarray(leaf) if as_is else to_torch(leaf)
-  return state
+  flat = flatten_dict(params)
+  return {original_name(path): to_tensor(path, x) for path, x in flat.items()}
+
+
+def to_tensor(path: ParamPath, leaf: np.ndarray) -> np.ndarray:
+  """A parameter in PyTorch's layout."""
+  # Tables and the vectors of tokens, [1, 1, C], are as they are.
+  as_is = path[-1] == "table" or np.ndim(leaf) == 3
+  return np.asarray(leaf) if as_is else to_torch(leaf)
 
 
 def from_transformers(
@@ -119,6 +126,20 @@ def from_transformers(
 
   Raises:
     ValueError: as `from_original`.
+  """
+  return from_original(original_layout(state), network, image_size)
+
+
+def to_transformers(params: PyTree) -> dict[str, np.ndarray]:
+  """The tensors of transformers' file; inverse of `from_transformers`."""
+  return transformers_layout(to_original(params))
+
+
+def original_layout(state: State) -> dict[str, np.ndarray]:
+  """Tensors of transformers' layout in the original; others are kept.
+
+  Raises:
+    ValueError: if a block lacks one of q, k and v.
   """
   original: dict[str, np.ndarray] = {}
   joined: dict[str, dict[str, np.ndarray]] = {}
@@ -134,20 +155,20 @@ def from_transformers(
     if lacking:
       raise ValueError(f"The checkpoint has no {lacking[0]} for {name}.")
     original[name] = np.concatenate([parts[part] for part in _QKV])
-  return from_original(original, network, image_size)
+  return original
 
 
-def to_transformers(params: PyTree) -> dict[str, np.ndarray]:
-  """The tensors of transformers' file; inverse of `from_transformers`."""
-  state: dict[str, np.ndarray] = {}
-  for name, tensor in to_original(params).items():
+def transformers_layout(state: State) -> dict[str, np.ndarray]:
+  """The inverse of `original_layout`."""
+  renamed: dict[str, np.ndarray] = {}
+  for name, tensor in state.items():
     if name.endswith("attn.qkv.weight"):
       prefix = f"{_BLOCK[0]}{name.split('.')[1]}.attention.attention."
       for part, rows in zip(_QKV, np.split(tensor, 3), strict=True):
-        state[f"{prefix}{part}.weight"] = rows
+        renamed[f"{prefix}{part}.weight"] = rows
     else:
-      state[_renamed(name, 1)] = tensor
-  return state
+      renamed[_renamed(name, 1)] = tensor
+  return renamed
 
 
 def adapt_backbone(
@@ -204,7 +225,8 @@ def _resize(name: str, leaf: np.ndarray, before: int, after: int) -> jax.Array:
   return jnp.asarray(leaf)
 
 
-def _name(path: ParamPath) -> str:
+def original_name(path: ParamPath) -> str:
+  """The name of a parameter in the released files."""
   if path[0] == "backbone":
     path = path[1:]
   module, *rest = path
