@@ -125,6 +125,8 @@ import jaxgen.convert.sd1, jaxgen.convert.sd1_folder
 import jaxgen.nn.autoencoder, jaxgen.nn.tiling, jaxgen.convert.first_stage
 import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 import jaxgen.convert.first_stage_folders, jaxgen.convert.ldm_unet
+import jaxgen.nn.beit, jaxgen.masked, jaxgen.convert.beit
+import jaxgen.nn.dvae, jaxgen.convert.dalle_dvae
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

@@ -1,63 +1,21 @@
 """Discriminators that judge reconstructions patch by patch."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.batch_norm import BatchNorm
 from jaxgen.nn.convolution import conv
 from jaxgen.nn.layers import Initializer
 from jaxgen.nn.openai_blocks import fan_in_uniform
-from jaxgen.types import Array
+from jaxgen.types import Array, Key
 
 _NORMAL = nn.initializers.normal(0.02)
 
 
-class BatchNorm(nn.Module):
-  """Batch normalisation (Ioffe & Szegedy 2015) with PyTorch's conventions.
-
-  y = (x - mean) / sqrt(var + 1e-5) * scale + bias. In training, mean and
-  variance are the batch's, and the stored ones move a tenth of the way towards
-  them, the variance's estimate being the unbiased one. Statistics are float32.
-  Scales start as N(1, 0.02^2).
-
-  Attributes:
-    dtype: of the output.
-  """
-
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """Normalises the channels of x `[B, H, W, C]`.
-
-    Args:
-      x: the features.
-      train: use the batch's statistics and, where "batch_stats" is mutable,
-        store them; else use the stored ones.
-    """
-    shape = (x.shape[-1],)
-    one_plus = lambda key, shape: 1.0 + _NORMAL(key, shape)
-    scale = self.param("scale", one_plus, shape)
-    bias = self.param("bias", nn.initializers.zeros, shape)
-    mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-    var = self.variable("batch_stats", "var", jnp.ones, shape)
-    x = x.astype(jnp.float32)
-    if train:
-      axes, n = (0, 1, 2), x[..., 0].size
-      batch_mean, batch_var = x.mean(axes), x.var(axes)
-      if not self.is_initializing() and self.is_mutable_collection(
-        "batch_stats"
-      ):
-        unbiased = batch_var * (n / max(n - 1, 1))
-        mean.value += 0.1 * (jax.lax.stop_gradient(batch_mean) - mean.value)
-        var.value += 0.1 * (jax.lax.stop_gradient(unbiased) - var.value)
-    else:
-      batch_mean, batch_var = mean.value, var.value
-    factor = scale * jax.lax.rsqrt(batch_var + 1e-5)
-    shift = bias - batch_mean * factor
-    wide = lambda vector: vector[None, None, None]
-    return (x * wide(factor) + wide(shift)).astype(self.dtype)
+def _about_one(key: Key, shape: tuple[int, ...]) -> Array:
+  """N(1, 0.02^2), of the scales."""
+  return 1.0 + _NORMAL(key, shape)
 
 
 class Conv(nn.Module):
@@ -139,5 +97,6 @@ class NLayerDiscriminator(nn.Module):
       width = self.channels * min(2**i, 8)
       stride = 2 if i < self.num_layers else 1
       h = layer(h, i, width, stride, False)
-      h = nn.leaky_relu(BatchNorm(self.dtype, name=f"norm_{i}")(h, train), 0.2)
+      norm = BatchNorm(_about_one, self.dtype, name=f"norm_{i}")
+      h = nn.leaky_relu(norm(h, train), 0.2)
     return layer(h, i + 1, 1, 1, True).astype(jnp.float32)

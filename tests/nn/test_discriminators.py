@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from random_openai import quick_jit
 
-from jaxgen.nn.discriminators import BatchNorm, NLayerDiscriminator
+from jaxgen.nn.batch_norm import BatchNorm
+from jaxgen.nn.discriminators import NLayerDiscriminator
 
 TINY = NLayerDiscriminator(channels=4)
 

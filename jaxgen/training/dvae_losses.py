@@ -1,0 +1,93 @@
+"""The losses of DALL-E's discrete autoencoder.
+
+Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", section 2.1 and App.
+A.2, A.3.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.types import Array, Key
+
+
+def gumbel_softmax(key: Key, logits: Array, tau: Array | float) -> Array:
+  """A relaxed sample of a categorical distribution (Jang et al. 2017).
+
+  softmax((logits + g) / tau) with Gumbel noise g; as tau -> 0 the one-hot
+  vectors of exact samples.
+
+  Args:
+    key: of the noise.
+    logits: `[..., K]`.
+    tau: the temperature, above 0.
+  """
+  g = jax.random.gumbel(key, logits.shape, logits.dtype)
+  return jax.nn.softmax((logits + g) / tau, axis=-1)
+
+
+def kl_to_uniform(logits: Array) -> Array:
+  """KL of softmax(logits) from the uniform distribution, nats: `[...]`.
+
+  sum_k q_k log q_k + log K, for logits `[..., K]`.
+  """
+  log_q = jax.nn.log_softmax(logits, axis=-1)
+  return (jnp.exp(log_q) * log_q).sum(-1) + jnp.log(logits.shape[-1])
+
+
+def logit_laplace_nll(x: Array, mu: Array, log_b: Array) -> Array:
+  """-log of the logit-Laplace density (App. A.3), of each pixel.
+
+  f(x | mu, b) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)).
+
+  Args:
+    x: in (0, 1), from `map_pixels`.
+    mu: location of the logit.
+    log_b: logarithm of its scale.
+  """
+  logit = jnp.log(x) - jnp.log1p(-x)
+  distance = jnp.abs(logit - mu) * jnp.exp(-log_b)
+  return distance + log_b + jnp.log(2 * x * (1 - x))
+
+
+def dvae_loss(
+  x: Array, outputs: Array, logits: Array, beta: Array | float
+) -> tuple[Array, dict[str, Array]]:
+  """The bound of App. A.2, in nats per number of an image.
+
+  (sum over pixels of the nll + beta sum over positions of the KL) / (H W C).
+
+  Args:
+    x: images `[B, H, W, C]` from `map_pixels`.
+    outputs: of the decoder, `[B, H, W, 2 C]`: mu, then log b.
+    logits: of the encoder, `[B, h, w, K]`.
+    beta: weight of the KL; the paper's rises to 6.6.
+
+  Returns:
+    The loss, and "nll" and "kl": per number, and per position.
+
+  Raises:
+    ValueError: the shapes do not agree.
+  """
+  if outputs.shape != (*x.shape[:3], 2 * x.shape[3]):
+    raise ValueError(
+      f"dvae_loss needs outputs {(*x.shape[:3], 2 * x.shape[3])} for images "
+      f"{x.shape}, got {outputs.shape}"
+    )
+  mu, log_b = jnp.split(outputs, 2, axis=-1)
+  nll = logit_laplace_nll(x, mu, log_b).mean()
+  kl = kl_to_uniform(logits).mean()
+  positions = logits.shape[1] * logits.shape[2]
+  numbers = x.shape[1] * x.shape[2] * x.shape[3]
+  return nll + beta * kl * positions / numbers, {"nll": nll, "kl": kl}
+
+
+def cosine_between(
+  step: Array | int, start: float, end: float, steps: int
+) -> Array:
+  """From start to end in so many steps along half a cosine, then end.
+
+  The paper's schedules of beta (0 to 6.6 in 5,000), of the temperature (1 to
+  1/16 in 150,000) and of the learning rate (1e-4 to 1.25e-6 in 1,200,000).
+  """
+  done = jnp.clip(step / steps, 0.0, 1.0)
+  return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))

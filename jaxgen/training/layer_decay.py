@@ -1,0 +1,132 @@
+"""AdamW with a smaller rate for the earlier blocks of a transformer.
+
+Clark et al. 2020, "ELECTRA", App. B; Bao et al. 2022, "BEiT", App. D.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgen.types import Array, PyTree
+
+Rate = float | Callable[[Array], Array]
+
+_EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed")
+_NOT_DECAYED = ("cls_token", "pos_embed")
+
+
+def rate_scales(params: PyTree, num_layers: int, decay: float) -> PyTree:
+  """What each parameter's rate is multiplied by: decay^(num_layers + 1 - i).
+
+  i is 0 for the tokens' embeddings, k + 1 for "block_k" counted from 0, and
+  num_layers + 1 for the rest: heads, their normalisations and what the blocks
+  share.
+
+  Args:
+    params: of a network with a vision transformer of `jaxgen.nn.vit`'s names.
+    num_layers: its blocks.
+    decay: in (0, 1]; the paper's 0.65 for BEiT-B, 0.75 for BEiT-L.
+
+  Returns:
+    Numbers, in params' structure.
+
+  Raises:
+    ValueError: decay is out of range, or there are more blocks.
+  """
+  if not 0 < decay <= 1:
+    raise ValueError(f"decay must lie in (0, 1], got {decay}")
+
+  def scale(path, _):
+    names = [entry.key for entry in path]
+    layer = num_layers + 1
+    if any(name in _EMBEDDINGS for name in names):
+      layer = 0
+    for name in names:
+      if name.startswith("block_"):
+        layer = int(name.removeprefix("block_")) + 1
+    if layer > num_layers + 1:
+      raise ValueError(
+        f"rate_scales was told of {num_layers} blocks and found {names}"
+      )
+    return decay ** (num_layers + 1 - layer)
+
+  return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def decayed(params: PyTree) -> PyTree:
+  """Which parameters weight decay acts on: neither vectors nor positions.
+
+  Left out are those of one axis (biases, scales, gammas), the class token and
+  absolute positions; the mask token and tables of relative positions are not.
+  """
+
+  def keep(path, leaf):
+    return jnp.ndim(leaf) > 1 and path[-1].key not in _NOT_DECAYED
+
+  return jax.tree_util.tree_map_with_path(keep, params)
+
+
+def layer_decay_adamw(
+  rate: Rate,
+  num_layers: int,
+  *,
+  decay: float = 1.0,
+  weight_decay: float = 0.05,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+  """AdamW (Loshchilov & Hutter 2019) with `rate_scales` and `decayed`.
+
+  Both the step and the weight decay of a parameter follow its own rate.
+
+  Args:
+    rate: of the last layer, a number or schedule.
+    num_layers: blocks of the transformer.
+    decay: see `rate_scales`; 1 in pre-training.
+    weight_decay: at a rate of 1.
+    b1, b2, eps: Adam's.
+    clip_norm: of the whole gradient, if it is clipped.
+  """
+
+  def scale(updates, state, params=None):
+    del params
+    scales = rate_scales(updates, num_layers, decay)
+    return jax.tree.map(lambda u, s: u * s, updates, scales), state
+
+  steps = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  steps.append(
+    optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=decayed)
+  )
+  steps.append(
+    optax.GradientTransformation(lambda _: optax.EmptyState(), scale)
+  )
+  return optax.chain(*steps)
+
+
+def warmed_up_cosine(
+  rate: float, final: float, warmup: int, steps: int
+) -> Callable[[Array], Array]:
+  """BEiT's schedule: linear from 0, then half a cosine to `final`.
+
+  As the released code lists it: linspace(0, rate, warmup), both ends included,
+  then final + (rate - final) (1 + cos(pi i / n)) / 2 for i < n = steps -
+  warmup.
+
+  Args:
+    rate: the highest.
+    final: the lowest.
+    warmup: steps of the first part.
+    steps: of both.
+  """
+
+  def schedule(step: Array) -> Array:
+    up = rate * step / max(1, warmup - 1)
+    done = jnp.clip((step - warmup) / max(1, steps - warmup), 0.0, 1.0)
+    down = final + (rate - final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    return jnp.where(step < warmup, up, down)
+
+  return schedule

@@ -1,0 +1,87 @@
+"""UPerNet on BEiT against transformers' trunk and heads."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.convert import beit_segmentation
+from jaxgen.convert.state import read_safetensors
+from jaxgen.nn.beit import Beit
+from jaxgen.nn.segmentation import Segmenter
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+  "hidden_size": 32,
+  "num_hidden_layers": 4,
+  "num_attention_heads": 2,
+  "intermediate_size": 64,
+  "image_size": 64,
+  "patch_size": 8,
+  "layer_norm_eps": 1e-6,
+  "use_relative_position_bias": True,
+  "drop_path_rate": 0.0,
+}
+
+
+def randomised(model):
+  generator = torch.Generator().manual_seed(0)
+  draw = lambda x: torch.randn(x.shape, generator=generator)
+  with torch.no_grad():
+    for p in model.parameters():
+      p.copy_(0.2 * draw(p))
+    for name, buffer in model.named_buffers():
+      if name.endswith("running_mean"):
+        buffer.copy_(0.2 * draw(buffer))
+      elif name.endswith("running_var"):
+        buffer.copy_(draw(buffer) ** 2 + 0.5)
+  return model.eval()
+
+
+def close(found, want):
+  want = want.detach().permute(0, 2, 3, 1).numpy()
+  error = np.linalg.norm(found - want) / np.linalg.norm(want)
+  assert error < 1e-5, error
+
+
+def test_segmenter(tmp_path):
+  """The whole model's file; its trunk through the backbone class, which takes
+  the outputs of the right blocks, then its heads."""
+  config = transformers.BeitConfig(
+    **SIZES, num_labels=5, out_indices=[1, 2, 3, 4]
+  )
+  model = randomised(transformers.BeitForSemanticSegmentation(config))
+  model.save_pretrained(tmp_path)
+  state = read_safetensors(tmp_path / "model.safetensors")
+  backbone = Beit(
+    8, 32, 4, 2, 64, relative_positions="per_block", mask_token=False
+  )
+  network = Segmenter(backbone, 5, levels=(0, 1, 2, 3))
+  variables = beit_segmentation.from_transformers(state, network, 64)
+
+  back = beit_segmentation.to_transformers(variables)
+  kept = {k for k in state if not k.endswith("num_batches_tracked")}
+  assert set(back) == kept
+  for name in kept:
+    np.testing.assert_array_equal(back[name], state[name], err_msg=name)
+  released = beit_segmentation.to_original(variables)
+  again = beit_segmentation.from_original(released, network, 64)
+  jax.tree.map(np.testing.assert_array_equal, again, variables)
+  assert "backbone.fpn1.1.running_var" in released
+  assert released["decode_head.conv_seg.weight"].shape == (5, 32, 1, 1)
+
+  x = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
+  pixels = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+  config = transformers.BeitConfig(
+    **SIZES, out_features=[f"stage{i}" for i in (1, 2, 3, 4)], add_fpn=True
+  )
+  trunk = transformers.BeitBackbone(config).eval()
+  theirs = model.state_dict()
+  trunk.load_state_dict(
+    {name: theirs[name] for name in trunk.state_dict()}, strict=True
+  )
+  maps = list(trunk(pixels).feature_maps)
+  logits, auxiliary = jax.jit(network.apply)(variables, x)
+  close(logits, model.decode_head(maps))
+  close(auxiliary, model.auxiliary_head(maps))
