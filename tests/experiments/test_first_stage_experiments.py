@@ -1,4 +1,4 @@
-"""First stages: the original's training, step by step; scripts at tiny size."""
+"""First stages: the released configurations; scripts at tiny size."""
 
 import dataclasses
 import json
@@ -9,25 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seeded_weights import seeded_state
+from original_first_stage import (
+  TINY,
+  TINY_VQ,
+  original_state,
+  original_tensors,
+)
 
 from experiments import models, results
 from experiments.evaluate import Scoring
-from experiments.first_stage import model, reconstruction, step, table8
+from experiments.first_stage import model, reconstruction, table8
 from experiments.first_stage.config import CONFIGS, PUBLISHED, Config
 from experiments.first_stage.train import train
 from jaxgen import training
-from jaxgen.convert import discriminator as convert_discriminator
-from jaxgen.convert import first_stage as convert
 from jaxgen.convert import lpips as convert_lpips
-from jaxgen.nn import posteriors
 from jaxgen.nn.autoencoder import KL_AUTOENCODERS, VQ_AUTOENCODERS
 from jaxgen.nn.posteriors import DiagonalGaussian
 from jaxgen.nn.quantizers import Quantized, codebook_usage
 
 DATA = Path(__file__).parents[1] / "data"
 RELEASED = json.loads((DATA / "first_stage_configs.json").read_text())
-ORIGINAL = np.load(DATA / "first_stage_training.npz")
 SCORING = Scoring(reference="mnist5k:test[:40]")
 
 
@@ -91,118 +92,6 @@ def test_every_row_of_table_8_has_a_configuration():
   assert z["kl-f32-c16"] == (0, 16)
   assert table8.row_name(CONFIGS["mnist5k_kl_f4"]) == "kl-f4"
   assert table8.row_name(CONFIGS["openmoji_vq_f4"]) == "vq-f4-n256"
-
-
-TINY = Config(
-  name="tiny",
-  image_size=16,
-  channels=32,
-  channel_mult=(1, 1),
-  num_res_blocks=0,
-  mid_attention=False,
-  perceptual_weight=0.0,
-  disc_layers=2,
-  disc_start=1,
-  lr=3e-4,
-  batch_size=8,
-)
-TINY_VQ = dataclasses.replace(TINY, num_codes=20, z_channels=3)
-NAMES = {
-  "loss": "total_loss",
-  "nll": "nll_loss",
-  "rec": "rec_loss",
-  "codebook": "quant_loss",
-  "kl": "kl_loss",
-}
-
-
-def original_tensors(name):
-  """What the original started from, weights drawn by their names."""
-  shapes = json.loads(str(ORIGINAL[f"{name}_shapes"]))
-  floats = {k: s for k, s in shapes.items() if "tracked" not in k}
-  tensors = seeded_state(floats, output_axis=0)
-  at_rest = {k: np.full_like(x, "var" in k) for k, x in tensors.items()}
-  return tensors | {k: x for k, x in at_rest.items() if "running" in k}
-
-
-def original_state(name, config):
-  tensors = original_tensors(name)
-  first = convert.from_original(tensors, model.make_autoencoder(config))
-  second = convert_discriminator.from_original(
-    tensors, model.make_discriminator(config)
-  )
-  params = {"autoencoder": first, "discriminator": second["params"]}
-  stats = second["batch_stats"]
-  return step.as_state(config, params, stats, jax.random.key(0))
-
-
-def four_steps(name, config, devices):
-  """The state after each step, and what it measured."""
-  mesh = training.make_mesh(devices=devices)
-  train_step = step.make_step(config, model.make_perceptual(config), mesh)
-  state = training.shard_state(mesh, original_state(name, config))
-  found = []
-  for images in ORIGINAL["batches"]:
-    batch = training.shard_batch(mesh, {"image": images})
-    state, metrics = train_step(state, batch)
-    found.append(
-      jax.device_get((state.params["discriminator"], state.memory, metrics))
-    )
-  return jax.device_get(state), found
-
-
-def check_against_the_original(name, config, state, found):
-  """Rounding grows, as Adam's first steps are the signs of gradients."""
-  rows = [metrics for _, _, metrics in found]
-  compared = set(rows[0]) - {"grad_norm", "l1", "collapsed", "used"}
-  assert len(compared) == (10 if name == "vq" else 9)
-  for metric in compared:
-    got = [float(row[metric]) for row in rows]
-    want = ORIGINAL[f"{name}_{NAMES.get(metric, metric)}"]
-    assert got[0] == pytest.approx(want[0], rel=1e-4, abs=1e-6), metric
-    np.testing.assert_allclose(got, want, rtol=2e-3, atol=5e-4, err_msg=metric)
-  if name == "vq":
-    used = [20 * float(row["used"]) for row in rows]
-    np.testing.assert_allclose(used, ORIGINAL["vq_cluster_usage"], rtol=1e-6)
-  variables = {"params": found[-1][0], "batch_stats": found[-1][1]}
-  tensors = convert.to_original(
-    state.params["autoencoder"], model.make_autoencoder(config)
-  )
-  for k, x in convert_discriminator.to_original(variables).items():
-    tensors[f"loss.discriminator.{k}"] = x
-  for tensor in (
-    "decoder.conv_out.weight",
-    "loss.discriminator.main.0.weight",
-    "loss.discriminator.main.3.running_mean",
-    "loss.discriminator.main.6.running_var",
-  ):
-    want = ORIGINAL[f"{name}_{tensor}"]
-    np.testing.assert_allclose(tensors[tensor], want, atol=3e-4)
-
-
-def test_four_steps_of_a_kl_autoencoder_are_the_originals(monkeypatch):
-  """Losses, weights, logits, statistics; the discriminator starts second.
-
-  Posteriors give their mean, there and here.
-  """
-  monkeypatch.setattr(posteriors, "sample", lambda key, p: p.mean)
-  state, found = four_steps("kl", TINY, jax.devices()[:1])
-  check_against_the_original("kl", TINY, state, found)
-
-
-@pytest.mark.parametrize("count", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_four_steps_of_a_vqgan_are_the_originals(count):
-  """On eight devices as on one: batch statistics are of the global batch.
-
-  So is the codebook's usage.
-  """
-  state, found = four_steps("vq", TINY_VQ, jax.devices()[:count])
-  check_against_the_original("vq", TINY_VQ, state, found)
-  # Asleep at the first step, the discriminator is not even rounded.
-  start = original_state("vq", TINY_VQ).params["discriminator"]
-  jax.tree.map(np.testing.assert_array_equal, found[0][0], start)
-  moved = np.abs(found[1][0]["conv_0"]["kernel"] - start["conv_0"]["kernel"])
-  assert 0 < moved.max() < 1.1 * TINY.lr
 
 
 def test_a_run_leaves_its_files(kl):
