@@ -140,7 +140,9 @@ def _drawn(
   with Progress(console=console, transient=True, disable=hidden) as bar:
     task = bar.add_task(how.sampler, total=len(batches) * (len(times) - 1))
     for batch in batches:
-      yield np.asarray(draw(params, batch, shared, lambda: bar.advance(task)))
+      yield np.asarray(
+        draw(params, batch, shared, lambda n: bar.advance(task, n))
+      )
 
 
 def _check(

@@ -1,14 +1,13 @@
 """Compiled programs that make images, over a mesh of devices.
 
 Every device works on its own share of the images and speaks to no other. As one
-program, nothing returns to the host before the images. As three, `begin`, a
-step and `end`, the host hands the devices one step after another and shows how
-far they are; the program of a step serves any number of steps.
+program, nothing returns to the host before the images. As three, `begin`, some
+steps and `end`, the host hands the devices about a second's steps at a time and
+shows how far they are; these programs serve any number of steps.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,8 +24,10 @@ from jaxgen.types import Array, PyTree
 SPLIT = PartitionSpec(("data", "fsdp"))
 SHARED = PartitionSpec()
 
+_UPDATE = 1.0  # seconds, of the steps between two signs of progress
+
 # (params, batch, shared, show) -> images [B, H, W, 3] in [-1, 1]. `show` is
-# called after every step, if there are steps.
+# told how many more steps are done, now and then, if there are steps.
 Draw = Callable[..., Array]
 
 
@@ -73,7 +74,7 @@ def stepwise(
   mesh: Mesh,
   args: tuple[PyTree, ...],
 ) -> Draw:
-  """Three programs: begin, a step, end. See `whole`."""
+  """Three programs: begin, some steps, end. See `whole`."""
   # A device's state is its own: it goes along a new first axis.
   stack = lambda tree: jax.tree.map(lambda x: x[None], tree)
   unstack = lambda tree: jax.tree.map(lambda x: x[0], tree)
@@ -83,48 +84,47 @@ def stepwise(
     memory = parts.sampler_of(networks, how, params, given).init(x)
     return stack(given), stack((x, memory))
 
-  def step(params, given, state, i, t, s):
-    given, (x, memory) = unstack(given), unstack(state)
+  def steps(params, given, state, grid, first, last):
+    given, state = unstack(given), unstack(state)
     sampler = parts.sampler_of(networks, how, params, given)
-    keys = random.fold_in(given["keys"], i)
-    x, memory = sampler.step(keys, x, t, s, memory)
-    return stack((x, memory)), x.reshape(-1)[:1]
+
+    def body(i, state):
+      keys = random.fold_in(given["keys"], i)
+      return sampler.step(keys, state[0], grid[i], grid[i + 1], state[1])
+
+    return stack(jax.lax.fori_loop(first, last, body, state))
 
   def end(params, state):
     return parts.end(networks, how, params, unstack(state)[0])
 
-  start = time.perf_counter()
-  instants = place(mesh, SHARED, list(_instants(times)))
+  start, n = time.perf_counter(), len(times) - 1
+  # Of one shape, for any number of steps.
+  grid = np.resize(times, max(1001, n + 1))
   first = _jit(mesh, begin, (SHARED, SPLIT, SHARED, SHARED), SPLIT)
-  given, state = jax.eval_shape(first, *args, instants[0][1])
+  given, state = jax.eval_shape(first, *args, times[0])
   specs = (SHARED, SPLIT, SPLIT, SHARED, SHARED, SHARED)
-  one = _jit(mesh, step, specs, (SPLIT, SPLIT), donate_argnums=2)
+  some = _jit(mesh, steps, specs, SPLIT, donate_argnums=2)
   last = _jit(mesh, end, (SHARED, SPLIT), SPLIT)
-  begins = first.lower(*args, instants[0][1]).compile()
-  steps = one.lower(args[0], given, state, *instants[0]).compile()
+  begins = first.lower(*args, times[0]).compile()
+  numbers = [np.int32(i) for i in range(n + 1)]
+  moves = some.lower(args[0], given, state, grid, *numbers[:2]).compile()
   ends = last.lower(args[0], state).compile()
   _say(mesh, time.perf_counter() - start)
 
   def draw(params, batch, shared, show):
-    given, state = begins(params, batch, shared, instants[0][1])
-    done: deque[Array] = deque()
-    for instant in instants:
-      state, number = steps(params, given, state, *instant)
-      done.append(number)
-      if len(done) > 1:  # the next step is under way while one is waited for
-        done.popleft().block_until_ready()
-        show()
-    images = ends(params, state)
-    done.popleft().block_until_ready()
-    show()
-    return images
+    given, state = begins(params, batch, shared, times[0])
+    i, j = 0, 1
+    while i < n:
+      start = time.perf_counter()
+      state = moves(params, given, state, grid, numbers[i], numbers[j])
+      jax.block_until_ready(state)
+      seconds = time.perf_counter() - start
+      show(j - i)
+      i, j = j, j + max(1, int(_UPDATE * (j - i) / seconds))
+      j = min(j, n)
+    return ends(params, state)
 
   return draw
-
-
-def _instants(times: np.ndarray) -> Iterator[tuple[Any, Any, Any]]:
-  for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
-    yield np.int32(i), t, s
 
 
 def _jit(mesh: Mesh, function: Any, ins: Any, outs: Any, **options: Any) -> Any:
