@@ -1,6 +1,7 @@
 # make quickstart   train and sample a DDPM on digits, in its own environment
 # make txt2img      emoji of a text: PROMPT="red heart" WEIGHTS=workdir
 # make test         the default test suite, in its own environment
+# make test-slow    the tests that it leaves out: large networks, more scripts
 # make lint         style and types
 # make lock         renew constraints.txt from the newest releases
 
@@ -15,7 +16,7 @@ TORCH := $(TORCH)+cpu
 endif
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart txt2img trained test lint lock clean
+.PHONY: quickstart txt2img trained test test-slow lint lock clean
 
 # Two virtual devices, one a core, split the batch: a quarter faster than one.
 # Huge pages save page faults (on glibc; ignored elsewhere).
@@ -39,6 +40,9 @@ trained:
 
 test: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(TEST)/ready
+	$(TEST)/bin/python -m pytest -m slow
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

@@ -151,6 +151,7 @@ def test_a_checkpoint_is_scored(workdir, tmp_path):
   assert names == {"run.json", "images-000000.npz", "images-000008.npz"}
 
 
+@pytest.mark.slow
 def test_table_2(tmp_path, capsys):
   """The first row: learned variance, under the bound."""
   config = dataclasses.replace(
@@ -163,6 +164,7 @@ def test_table_2(tmp_path, capsys):
   assert "L, learned diagonal | 7.28 ± 0.10 | 23.69" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ddim_tables(workdir, tmp_path, capsys):
   ddim_table1.main(
     str(workdir),

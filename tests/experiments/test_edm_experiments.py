@@ -124,6 +124,7 @@ def test_sigmas_of_the_original_losses():
   assert float(t.std()) == pytest.approx(12**-0.5, abs=0.01)
 
 
+@pytest.mark.slow
 def test_table_2(tmp_path, capsys, monkeypatch):
   """A of the best network for one Gaussian, F conditional on digits."""
   load = models.load

@@ -102,6 +102,7 @@ def test_a_run_leaves_its_files(kl):
   assert set(which) == {"autoencoder", "discriminator"}
 
 
+@pytest.mark.slow
 def test_a_run_continues_bit_for_bit(kl, tmp_path):
   """From the third of six steps, discriminator and its statistics included."""
   shutil.copytree(kl, tmp_path / "run")

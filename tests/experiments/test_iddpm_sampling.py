@@ -180,6 +180,7 @@ def upsampler(tmp_path_factory):
   return train(config)
 
 
+@pytest.mark.slow
 def test_super_resolution_end_to_end(upsampler, tmp_path):
   """Trained, bounded, and sampled from the test split and from a file."""
   loaded = models.load(str(upsampler))

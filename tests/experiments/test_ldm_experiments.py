@@ -134,6 +134,7 @@ def test_images_follow_condition_and_guidance(workdir, how, alone, told):
     np.testing.assert_allclose(found, shown, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_resuming_is_exact(workdir, tmp_path):
   """Killed after update 2 and continued: the same state, bit for bit."""
   again = tmp_path / "again"

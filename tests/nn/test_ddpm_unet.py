@@ -59,6 +59,7 @@ def test_scopes_follow_the_original():
   assert block["conv2"]["kernel"] == (3, 3, 256, 256)
 
 
+@pytest.mark.slow
 def test_starts_at_zero_with_fan_average_variance():
   x = images()
   params = jax.jit(TINY.init)(jax.random.key(0), x, 0)["params"]
@@ -101,6 +102,7 @@ def test_dropout_needs_its_key_and_acts_only_in_training():
   )
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_parameters_nor_gradients():
   x = images(8)
   unet = TINY.clone(attention_resolutions=(4,))

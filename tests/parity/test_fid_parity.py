@@ -42,6 +42,7 @@ def test_pytorch_fid(folder):
   np.testing.assert_allclose(found["FID"].value, want, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_torch_fidelity(folder):
   fake, real = measure(folder, "tf1")
   found = scores(fake, real)

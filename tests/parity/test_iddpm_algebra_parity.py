@@ -110,6 +110,7 @@ def test_training_losses(loss, monkeypatch):
     close(got, STORED[f"{loss}/loss"][i])
 
 
+@pytest.mark.slow
 def test_the_bound_teaches_the_variance_alone():
   """Gradients of eps are those of L_simple, those of v lambda times L_vlb's."""
   key = jax.random.key(0)
@@ -133,7 +134,7 @@ def test_the_bound_teaches_the_variance_alone():
   assert abs(by_eps[2]) > 0.01
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64])
+@pytest.mark.parametrize("chunk", [7, 64])
 @pytest.mark.parametrize("spec", ["20", "5,8"])
 def test_calc_bpd_loop(spec, chunk, monkeypatch):
   """The whole bound on the respaced process."""
