@@ -196,6 +196,7 @@ def test_ddims_ways_to_sample():
   assert (noisy.sampler, noisy.variance, noisy.clip) == ("ddpm", "large", True)
 
 
+@pytest.mark.slow
 def test_figures(workdir, tmp_path):
   figures.main(str(workdir), rows=2, columns=3, out=str(tmp_path))
   names = {path.name for path in tmp_path.iterdir()}

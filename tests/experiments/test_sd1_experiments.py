@@ -136,6 +136,7 @@ def test_text_to_image_script(path, monkeypatch, tmp_path, capsys):
   np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_image_scripts(path, picture, monkeypatch, tmp_path):
   patched(monkeypatch)
   made = Task(("the cat",), str(path), n=1, out=str(tmp_path), progress=False)
