@@ -21,6 +21,7 @@ from jaxgen.metrics.reconstruction import psnr, ssim
 from jaxgen.metrics.scores import scores
 from jaxgen.metrics.statistics import collect
 from jaxgen.nn import posteriors
+from jaxgen.nn.quantizers import usage_of
 from jaxgen.types import Array, Key, PyTree
 
 
@@ -185,16 +186,11 @@ def judge(
     means[name] = float(column.mean())
     spread[name] = float(column.std())
   if config.num_codes:
-    means["used"], means["perplexity"] = usage(counts)
+    usage = usage_of(jnp.asarray(counts))
+    means["used"], means["perplexity"] = map(float, usage)
   rated = scores(generated, yardstick.reference, "round")
   collapse = model.collapse(config, means, len(images))
   return Judgement(means, spread, rated, collapse, shown[0])
-
-
-def usage(counts: np.ndarray) -> tuple[float, float]:
-  """`codebook_usage` of how often each code occurs."""
-  p = counts[counts > 0] / counts.sum()
-  return len(p) / len(counts), float(np.exp(-(p * np.log(p)).sum()))
 
 
 def grid(batch: Batch, columns: int = 8) -> np.ndarray:

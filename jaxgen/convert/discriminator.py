@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, below, fill, to_torch
 from jaxgen.nn.discriminators import NLayerDiscriminator
 from jaxgen.types import PyTree
 
@@ -43,12 +43,7 @@ def from_original(
   Raises:
     ValueError: if a tensor is missing, unused or of the wrong shape.
   """
-  if any(name.startswith(PREFIX) for name in state):
-    state = {
-      name.removeprefix(PREFIX): tensor
-      for name, tensor in state.items()
-      if name.startswith(PREFIX)
-    }
+  state = below(PREFIX, state)
   channels = state["main.0.weight"].shape[1] if "main.0.weight" in state else 3
   template = _template(discriminator, channels)
   counters = _counters(discriminator.num_layers)

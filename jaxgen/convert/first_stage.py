@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert import discriminator, lpips
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, below, fill, to_torch
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.autoencoder import AutoencoderKL, FirstStage, attention_levels
 from jaxgen.types import PyTree
@@ -88,12 +88,7 @@ def from_original(state: State, autoencoder: FirstStage) -> PyTree:
   Raises:
     ValueError: if a tensor is missing, unused or of the wrong shape.
   """
-  if any(name.startswith(PREFIX) for name in state):
-    state = {
-      name.removeprefix(PREFIX): tensor
-      for name, tensor in state.items()
-      if name.startswith(PREFIX)
-    }
+  state = below(PREFIX, state)
   ignored = {
     *(discriminator.PREFIX + name for name in discriminator.names()),
     *(lpips.PREFIX + name for name in lpips.names()),

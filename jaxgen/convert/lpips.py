@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, below, fill, to_torch
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.lpips import LPIPS, STAGES
 from jaxgen.types import PyTree
@@ -73,12 +73,7 @@ def from_original(state: State) -> PyTree:
   Raises:
     ValueError: if a tensor is missing, unused or of the wrong shape.
   """
-  if any(name.startswith(PREFIX) for name in state):
-    state = {
-      name.removeprefix(PREFIX): tensor
-      for name, tensor in state.items()
-      if name.startswith(PREFIX)
-    }
+  state = below(PREFIX, state)
   state = {name: x for name, x in state.items() if name not in _SCALING}
   return fill(_template(), _original_name, state)
 

@@ -51,6 +51,16 @@ def write_safetensors(
   save_file(whole, str(path), metadata=dict(metadata or {"format": "pt"}))
 
 
+def below(prefix: str, state: State) -> State:
+  """The tensors whose names begin with a prefix, without it; else all."""
+  found = {
+    name.removeprefix(prefix): tensor
+    for name, tensor in state.items()
+    if name.startswith(prefix)
+  }
+  return found or state
+
+
 def fill(
   template: PyTree, name_of: Callable[[ParamPath], str], state: State
 ) -> PyTree:

@@ -120,7 +120,11 @@ def codebook_usage(indices: Array, num_codes: int) -> tuple[Array, Array]:
   Returns:
     (share of codes that occur, perplexity), both `[]`.
   """
-  counts = jnp.bincount(indices.reshape(-1), length=num_codes)
-  p = counts / indices.size
+  return usage_of(jnp.bincount(indices.reshape(-1), length=num_codes))
+
+
+def usage_of(counts: Array) -> tuple[Array, Array]:
+  """`codebook_usage` of how often each code occurs, `[n]`."""
+  p = counts / counts.sum()
   entropy = -jax.scipy.special.xlogy(p, p).sum()
   return jnp.mean((counts > 0).astype(jnp.float32)), jnp.exp(entropy)

@@ -79,15 +79,3 @@ def dvae_loss(
   positions = logits.shape[1] * logits.shape[2]
   numbers = x.shape[1] * x.shape[2] * x.shape[3]
   return nll + beta * kl * positions / numbers, {"nll": nll, "kl": kl}
-
-
-def cosine_between(
-  step: Array | int, start: float, end: float, steps: int
-) -> Array:
-  """From start to end in so many steps along half a cosine, then end.
-
-  The paper's schedules of beta (0 to 6.6 in 5,000), of the temperature (1 to
-  1/16 in 150,000) and of the learning rate (1e-4 to 1.25e-6 in 1,200,000).
-  """
-  done = jnp.clip(step / steps, 0.0, 1.0)
-  return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgen.training.optimizers import cosine_between
 from jaxgen.types import Array, PyTree
 
 Rate = float | Callable[[Array], Array]
@@ -125,8 +126,7 @@ def warmed_up_cosine(
 
   def schedule(step: Array) -> Array:
     up = rate * step / max(1, warmup - 1)
-    done = jnp.clip((step - warmup) / max(1, steps - warmup), 0.0, 1.0)
-    down = final + (rate - final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    down = cosine_between(step - warmup, rate, final, max(1, steps - warmup))
     return jnp.where(step < warmup, up, down)
 
   return schedule

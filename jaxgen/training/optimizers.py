@@ -90,3 +90,16 @@ def update_ema(ema: PyTree, params: PyTree, decay: Array | float) -> PyTree:
 def _check_decay(decay: float) -> None:
   if not 0.0 <= decay <= 1.0:
     raise ValueError(f"an EMA decay lies in [0, 1], got {decay}")
+
+
+def cosine_between(
+  step: Array | int, start: float, end: float, steps: int
+) -> Array:
+  """From start to end in so many steps along half a cosine, then end.
+
+  DALL-E's schedules (Ramesh et al. 2021, App. A.2) of beta (0 to 6.6 in 5,000),
+  of the temperature (1 to 1/16 in 150,000) and of the learning rate (1e-4 to
+  1.25e-6 in 1,200,000).
+  """
+  done = jnp.clip(step / steps, 0.0, 1.0)
+  return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))

@@ -25,7 +25,7 @@ from jaxgen import training
 from jaxgen.convert import lpips as convert_lpips
 from jaxgen.nn.autoencoder import KL_AUTOENCODERS, VQ_AUTOENCODERS
 from jaxgen.nn.posteriors import DiagonalGaussian
-from jaxgen.nn.quantizers import Quantized, codebook_usage
+from jaxgen.nn.quantizers import Quantized, codebook_usage, usage_of
 
 DATA = Path(__file__).parents[1] / "data"
 RELEASED = json.loads((DATA / "first_stage_configs.json").read_text())
@@ -233,8 +233,10 @@ def test_judgement_by_hand():
 
 def test_codebook_usage_of_counts():
   indices = np.array([0, 0, 0, 2, 2, 5])
-  found = reconstruction.usage(np.bincount(indices, minlength=8))
+  found = usage_of(np.bincount(indices, minlength=8))
   np.testing.assert_allclose(found, codebook_usage(indices, 8), rtol=1e-6)
+  perplexity = 2 ** (1 / 2) * 3 ** (1 / 3) * 6 ** (1 / 6)
+  np.testing.assert_allclose(found, [3 / 8, perplexity], rtol=1e-6)
 
 
 def test_table_8(kl, tmp_path, capsys):

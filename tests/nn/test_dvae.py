@@ -14,12 +14,12 @@ from jaxgen.nn.dvae import (
   unmap_pixels,
 )
 from jaxgen.training.dvae_losses import (
-  cosine_between,
   dvae_loss,
   gumbel_softmax,
   kl_to_uniform,
   logit_laplace_nll,
 )
+from jaxgen.training.optimizers import cosine_between
 
 
 # Counted in the package DALL-E 0.1.
