@@ -153,9 +153,9 @@ def init_classifier(config: Finetune, key: Key) -> PyTree:
   """
   network = make_classifier(config)
   x = jnp.zeros((1, *[config.image_size] * 2, config.image_channels))
-  fresh = jax.jit(network.init)(key, x)["params"]
+  init = jax.jit(lambda key: network.init(key, x)["params"])
   if not config.init:
-    return fresh
+    return init(key)
   found = load(config.init)
   if found.normalize not in (None, config.normalize):
     raise ValueError(
@@ -166,13 +166,16 @@ def init_classifier(config: Finetune, key: Key) -> PyTree:
   adapted = adapt_backbone(
     found.params, found.backbone, network.backbone, *sizes
   )
-  differing = _differing(adapted, fresh["backbone"])
+  wanted = jax.eval_shape(init, key)
+  differing = _differing(adapted, wanted["backbone"])
   if differing:
     raise ValueError(f"{config.init} does not fit the network: {differing}")
-  params = fresh | {"backbone": adapted}
+  params = {"backbone": adapted}
   for name, part in found.head.items():
-    if name in fresh and not _differing(part, fresh[name]):
+    if name in wanted and not _differing(part, wanted[name]):
       params[name] = part
+  if params.keys() != wanted.keys():
+    params = init(key) | params
   # Blocks that share a table's buffer could not be donated.
   return jax.tree.map(jnp.copy, params)
 
