@@ -122,24 +122,21 @@ def normalize_of(name: str) -> Normalize | None:
 
 
 def _load_run(workdir: Path) -> Pretrained:
-  experiment = training.restore_experiment(workdir / "checkpoints")[
-    "experiment"
-  ]
+  saved = training.restore_experiment(workdir / "checkpoints")["experiment"]
   config: Pretrain | Finetune
-  if experiment == "beit_pretrain":
+  if saved == "beit_pretrain":
     config, params = restore_run(workdir, Pretrain)
-    backbone, head = make_backbone(config), {}
-  elif experiment == "beit_finetune":
+    backbone = make_backbone(config)
+  elif saved == "beit_finetune":
     config, params = restore_run(workdir, Finetune)
-    backbone = make_classifier(config).backbone
-    head = {name: x for name, x in params.items() if name != "backbone"}
+    backbone = make_backbone(config, mask_token=False)
   else:
-    raise ValueError(
-      f"{workdir} holds {experiment}, which is no training of BEiT's"
-    )
-  return Pretrained(
-    backbone, params["backbone"], head, config.image_size, config.normalize
-  )
+    raise ValueError(f"{workdir} holds {saved}, which is no training of BEiT's")
+  head = {}
+  if saved == "beit_finetune":
+    head = {name: x for name, x in params.items() if name != "backbone"}
+  size, kind = config.image_size, config.normalize
+  return Pretrained(backbone, params["backbone"], head, size, kind)
 
 
 def init_classifier(config: Finetune, key: Key) -> PyTree:
