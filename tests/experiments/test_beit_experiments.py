@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 from experiments import tokenizers
 from experiments.beit import (
@@ -563,6 +564,16 @@ def test_published_weights_are_evaluated(tmp_path):
   assert saved["config"]["normalize"] == "half"
   with pytest.raises(ValueError, match="mnist5k has 10 classes"):
     evaluate.main(str(path), "mnist5k", "test", out=str(tmp_path))
+
+
+def test_the_ablations_command_line():
+  """Fields of the pre-training and of the table are flags beside each other."""
+  what = tyro.extras.overridable_config_cli(
+    ablation.tables(table4.SMALL_LABELS),
+    args=["mnist5k", "--rows", "beit", "--lr", "1e-4", "--labels", "50"],
+  )
+  assert (what.rows, what.labels, what.config.lr) == (("beit",), 50, 1e-4)
+  assert what.config.name == "mnist5k"
 
 
 @pytest.mark.slow
