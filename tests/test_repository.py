@@ -129,6 +129,7 @@ import jaxgen.nn.beit, jaxgen.masked, jaxgen.convert.beit
 import jaxgen.convert.beit_files
 import jaxgen.nn.dvae, jaxgen.convert.dalle_dvae
 import jaxgen.nn.discrete_vae, jaxgen.convert.discrete_vae
+import jaxgen.data.views, jaxgen.training.mixing
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

@@ -97,7 +97,7 @@ def measure(
     total = total + np.asarray(count(params, placed), np.float64)
   return [
     Accuracy(top1 / n, top5 / n, loss / n, int(n))
-    for top1, top5, loss, n in total.tolist()
+    for top1, top5, loss, n in np.atleast_2d(total).tolist()
   ]
 
 

@@ -203,7 +203,8 @@ def _pretrain(
 ) -> Pretrain:
   """So many epochs of batches of 2048; warm-up is 10 epochs of ImageNet-1k."""
   steps = epochs * epoch_steps(dataset, 2048)
-  fields = {"decay_steps": steps, "steps": steps, "dataset": dataset}
+  fields: dict[str, Any] = {"decay_steps": steps, "steps": steps}
+  fields["dataset"] = dataset
   return Pretrain(name, **fields | changes)
 
 

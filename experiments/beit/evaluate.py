@@ -11,7 +11,7 @@ short side. That one should reach 85.2% top-1 and 97.6% top-5; not run here.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import tyro
@@ -91,7 +91,7 @@ def main(
   """
   timer = results.Timer()
   config, network, params = load(weights)
-  given = {
+  given: dict[str, Any] = {
     "test_dataset": dataset,
     "test_split": split,
     "normalize": normalize,

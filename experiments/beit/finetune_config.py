@@ -158,7 +158,7 @@ def _finetune(
 ) -> Finetune:
   """So many epochs, with so many of warm-up."""
   epoch = epoch_steps(dataset, batch_size)
-  fields = {
+  fields: dict[str, Any] = {
     "dataset": dataset,
     "batch_size": batch_size,
     "warmup": warmup * epoch,

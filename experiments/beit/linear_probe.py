@@ -211,10 +211,10 @@ def init_state(frozen: Frozen, key: Key, run_key: Key) -> training.TrainState:
 
 def make_optimizer(config: Probe) -> optax.GradientTransformation:
   """AdamW whose rate falls to 0, in one step for each epoch."""
-  epochs = config.decay_steps / config.epoch_steps
 
   def rate(step: Array) -> Array:
-    return cosine_between(step // config.epoch_steps, config.lr, 0.0, epochs)
+    first = step - step % config.epoch_steps  # of this epoch
+    return cosine_between(first, config.lr, 0.0, config.decay_steps)
 
   return optax.adamw(rate, weight_decay=config.weight_decay)
 

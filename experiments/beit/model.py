@@ -122,24 +122,21 @@ def normalize_of(name: str) -> Normalize | None:
 
 
 def _load_run(workdir: Path) -> Pretrained:
-  experiment = training.restore_experiment(workdir / "checkpoints")[
-    "experiment"
-  ]
+  saved = training.restore_experiment(workdir / "checkpoints")["experiment"]
   config: Pretrain | Finetune
-  if experiment == "beit_pretrain":
+  if saved == "beit_pretrain":
     config, params = restore_run(workdir, Pretrain)
-    backbone, head = make_backbone(config), {}
-  elif experiment == "beit_finetune":
+    backbone = make_backbone(config)
+  elif saved == "beit_finetune":
     config, params = restore_run(workdir, Finetune)
-    backbone = make_classifier(config).backbone
-    head = {name: x for name, x in params.items() if name != "backbone"}
+    backbone = make_backbone(config, mask_token=False)
   else:
-    raise ValueError(
-      f"{workdir} holds {experiment}, which is no training of BEiT's"
-    )
-  return Pretrained(
-    backbone, params["backbone"], head, config.image_size, config.normalize
-  )
+    raise ValueError(f"{workdir} holds {saved}, which is no training of BEiT's")
+  head = {}
+  if saved == "beit_finetune":
+    head = {name: x for name, x in params.items() if name != "backbone"}
+  size, kind = config.image_size, config.normalize
+  return Pretrained(backbone, params["backbone"], head, size, kind)
 
 
 def init_classifier(config: Finetune, key: Key) -> PyTree:
@@ -153,9 +150,9 @@ def init_classifier(config: Finetune, key: Key) -> PyTree:
   """
   network = make_classifier(config)
   x = jnp.zeros((1, *[config.image_size] * 2, config.image_channels))
-  fresh = jax.jit(network.init)(key, x)["params"]
+  init = jax.jit(lambda key: network.init(key, x)["params"])
   if not config.init:
-    return fresh
+    return init(key)
   found = load(config.init)
   if found.normalize not in (None, config.normalize):
     raise ValueError(
@@ -166,13 +163,16 @@ def init_classifier(config: Finetune, key: Key) -> PyTree:
   adapted = adapt_backbone(
     found.params, found.backbone, network.backbone, *sizes
   )
-  differing = _differing(adapted, fresh["backbone"])
+  wanted = jax.eval_shape(init, key)
+  differing = _differing(adapted, wanted["backbone"])
   if differing:
     raise ValueError(f"{config.init} does not fit the network: {differing}")
-  params = fresh | {"backbone": adapted}
+  params = {"backbone": adapted}
   for name, part in found.head.items():
-    if name in fresh and not _differing(part, fresh[name]):
+    if name in wanted and not _differing(part, wanted[name]):
       params[name] = part
+  if params.keys() != wanted.keys():
+    params = init(key) | params
   # Blocks that share a table's buffer could not be donated.
   return jax.tree.map(jnp.copy, params)
 

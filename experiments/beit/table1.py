@@ -80,7 +80,7 @@ CLAIMS = (
   ),
 )
 NOTE = (
-  "\nThe first four rows are the paper's: plain vision transformers, trained on "
+  "\nThe first four rows are the paper's: plain vision transformers trained on "
   "ImageNet-1k for 800 epochs without labels. The others are the release's, "
   "with relative position biases and LayerScale, trained on ImageNet-22k for "
   "150 epochs without labels, and then with its labels or not.\n"

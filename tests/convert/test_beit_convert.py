@@ -156,7 +156,7 @@ def test_other_files_are_refused(tmp_path):
   write_safetensors(path, {"weight": np.zeros(3, np.float32)})
   with pytest.raises(ValueError, match="holds no BEiT: it has no 'cls_token'"):
     beit_files.read(path)
-  with pytest.raises(FileNotFoundError, match="nor a folder with model.safe"):
+  with pytest.raises(FileNotFoundError, match="nor a folder with model"):
     beit_files.read(tmp_path / "absent")
   (tmp_path / "empty").mkdir()
   with pytest.raises(FileNotFoundError, match="is no checkpoint file"):

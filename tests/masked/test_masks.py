@@ -8,6 +8,7 @@ from jaxgen.masked import (
   image_patches,
   masked_image_loss,
   masked_pixel_loss,
+  random_mask,
 )
 from jaxgen.nn.vit import PatchEmbedding
 
@@ -30,6 +31,17 @@ def test_exactly_as_many_as_asked_for():
     assert mask.sum() == 75
   assert blockwise_mask(rng, (4, 6), 24, exact=True).all()
   assert not blockwise_mask(rng, num_masked=0).any()
+
+
+def test_random_masks_have_any_patch():
+  rng = np.random.default_rng(0)
+  masks = np.stack([random_mask(rng) for _ in range(400)])
+  assert (masks.sum((1, 2)) == 75).all()
+  p = 75 / 196
+  assert np.abs(masks.mean(0) - p).max() < 4.5 * np.sqrt(p * (1 - p) / 400)
+  assert random_mask(rng, (3, 5), 15).all()
+  with pytest.raises(ValueError, match=r"lie in \[0, 15\], got 16"):
+    random_mask(rng, (3, 5), 16)
 
 
 def test_blocks_not_single_patches():
