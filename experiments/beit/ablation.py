@@ -19,7 +19,7 @@ from experiments.beit import (
   model,
   pretrain,
 )
-from experiments.beit.config import CONFIGS, Pretrain
+from experiments.beit.config import CONFIGS, Pretrain, smoke
 from experiments.beit.finetune_config import Finetune
 from experiments.plots import new_figure
 from experiments.results import Claim, Result, Row
@@ -45,7 +45,7 @@ class Table:
     seeds: of training; every row is trained with each, the spread is shown.
     labels: images to fine-tune with; 0 for all of the data set.
     finetune_steps: updates of fine-tuning; 0 for those of its recipe.
-    batch_size: of fine-tuning; 0 for that of its recipe.
+    finetune_batch_size: of fine-tuning; 0 for that of its recipe.
   """
 
   config: tyro.conf.OmitArgPrefixes[Pretrain]
@@ -53,7 +53,7 @@ class Table:
   seeds: tuple[int, ...] = (0,)
   labels: int = 0
   finetune_steps: int = 0
-  batch_size: int = 0
+  finetune_batch_size: int = 0
 
 
 def tables(small_labels: Mapping[str, int]) -> dict[str, tuple[str, Table]]:
@@ -65,8 +65,9 @@ def tables(small_labels: Mapping[str, int]) -> dict[str, tuple[str, Table]]:
 
 
 def varied(config: Pretrain, changes: Changes, seed: int) -> Pretrain:
-  """The pre-training of one row."""
-  fields = dict(changes)
+  """The pre-training of one row, shrunk if it is a smoke run."""
+  fields = {"smoke": False, **changes}
+  config = smoke(config) if config.smoke else config
   steps = round(config.steps * fields.pop("longer", 1))
   decay_steps = max(steps, config.decay_steps)
   return dataclasses.replace(
@@ -78,6 +79,8 @@ def finetuning(what: Table, pretrained: Pretrain, workdir: Path) -> Finetune:
   """How a row is fine-tuned, from this workdir."""
   recipe = finetune_config.CONFIGS[FINETUNES[what.config.name]]
   config = model.like(recipe, pretrained)
+  if what.config.smoke:
+    config = finetune_config.smoke(config)
   steps = what.finetune_steps or config.steps
   return dataclasses.replace(
     config,
@@ -86,12 +89,11 @@ def finetuning(what: Table, pretrained: Pretrain, workdir: Path) -> Finetune:
     steps=steps,
     decay_steps=steps,
     warmup=min(config.warmup, steps // 2),
-    batch_size=what.batch_size or config.batch_size,
+    batch_size=what.finetune_batch_size or config.batch_size,
     seed=pretrained.seed,
     dtype=pretrained.dtype,
     data_dir=pretrained.data_dir,
     num_workers=pretrained.num_workers,
-    smoke=pretrained.smoke,
   )
 
 

@@ -34,14 +34,14 @@ sys.modules["timm.models.layers"] = SimpleNamespace(
   trunc_normal_=torch.nn.init.trunc_normal_,
 )
 
-from functools import partial  # noqa: E402
+from functools import partial
 
-import optim_factory  # noqa: E402
-from modeling_finetune import VisionTransformer  # noqa: E402
-from modeling_pretrain import (  # noqa: E402
+import optim_factory
+from modeling_finetune import VisionTransformer
+from modeling_pretrain import (
   VisionTransformerForMaskedImageModeling,
 )
-from utils import cosine_scheduler  # noqa: E402
+from utils import cosine_scheduler
 
 SIZES = {
   "img_size": 16,
