@@ -45,6 +45,7 @@ TABLES = (
   "beit.table5",
   "beit.table9",
   "beit.table11",
+  "beit.replica",
 )
 
 
@@ -210,7 +211,7 @@ REPLICAS = ("mnist5k", "openmoji")
 # The paper's model in a row's command, where ours takes its place.
 _MODEL = re.compile(
   r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10|imagenet64|\b(?:kl|vq)-f[\w-]+"
-  r"|\b(?:base|large)_plain_in1k(?:_\w+)?|\bin1k_paper"
+  r"|\b(?:base|large)_plain_in1k(?:_\w+)?|\bin1k_paper|\bNAME\b"
 )
 
 

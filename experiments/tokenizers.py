@@ -8,6 +8,9 @@ from typing import NamedTuple
 from jaxgen import training
 from jaxgen.types import Array, PyTree
 
+# Experiments whose runs are tokenizers, and where `load_tokenizer` is.
+_MODULES = {"dvae": "experiments.dvae.model"}
+
 
 class Tokenizer(NamedTuple):
   """A trained or published tokenizer. N tokens are a grid, row after row.
@@ -47,8 +50,9 @@ def load(path: str | Path) -> Tokenizer:
   name = "dvae"
   if (path / "checkpoints").is_dir():
     name = training.restore_experiment(path / "checkpoints")["experiment"]
-  module = f"experiments.{name}.model"
-  found = getattr(importlib.import_module(module), "load_tokenizer", None)
-  if found is None:
-    raise ValueError(f"{path} holds a run of experiments.{name}: no tokenizer")
-  return found(path)
+  if name not in _MODULES:
+    raise ValueError(
+      f"{path} holds a run of {name}: tokenizers are runs of "
+      f"{', '.join(_MODULES)}"
+    )
+  return importlib.import_module(_MODULES[name]).load_tokenizer(path)
