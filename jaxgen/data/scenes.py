@@ -22,13 +22,13 @@ class DigitScenes(Sequence):
   Attributes:
     source: examples with `image`, uint8 `[28, 28, 1]`, and `label`; "mnist5k".
     length: how many scenes there are.
-    seed: of the scenes.
+    seed: numbers that tell these scenes from others.
     smallest, largest: heights and widths.
   """
 
   source: Sequence[dict[str, Any]]
   length: int
-  seed: int = 0
+  seed: tuple[int, ...] = (0,)
   smallest: int = 56
   largest: int = 84
 
@@ -38,7 +38,7 @@ class DigitScenes(Sequence):
   def __getitem__(self, index: Any) -> Any:
     """`image`, uint8 `[H, W, 1]`, and `segmentation`, uint8 `[H, W]`."""
     index = range(self.length)[index]
-    rng = np.random.default_rng((self.seed, index))
+    rng = np.random.default_rng((*self.seed, index))
     size = rng.integers(self.smallest, self.largest + 1, 2)
     image, labels = np.zeros((2, *size), np.uint8)
     taken: list[np.ndarray] = []
