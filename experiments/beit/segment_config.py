@@ -29,9 +29,9 @@ class Config:
 
   Attributes:
     name: of the experiment.
-    dataset: TFDS name, of images with a `segmentation`.
-    split: TFDS split to train on.
-    test_split: TFDS split to judge by.
+    dataset: name for `jaxgen.data.load`, of images with a `segmentation`.
+    split: split to train on.
+    test_split: split to judge by.
     scenes: if not 0, so many `DigitScenes` of the data set's digits take the
       data set's place.
     test_scenes: the same for the test split.
@@ -80,9 +80,9 @@ class Config:
   """
 
   name: str = "base_512"
-  dataset: str = "scene_parse150"
+  dataset: str = "ade20k:ADEChallengeData2016"
   split: str = "train"
-  test_split: str = "test"
+  test_split: str = "validation"
   scenes: int = 0
   test_scenes: int = 0
   image_channels: int = 3
@@ -219,6 +219,7 @@ PLAIN = dataclasses.replace(
 MNIST = Config(
   name="mnist5k_seg",
   dataset="mnist5k",
+  test_split="test",
   scenes=4000,
   test_scenes=200,
   image_channels=1,

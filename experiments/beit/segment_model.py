@@ -21,9 +21,7 @@ from jaxgen.nn.beit import Beit
 from jaxgen.nn.segmentation import Segmenter
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_poly
 from jaxgen.training.segmentation_losses import segmentation_loss
-from jaxgen.types import Array, Key, PyTree
-
-_TEST_SEED = 1  # of scenes for the test
+from jaxgen.types import Key, PyTree
 
 
 class Weights(NamedTuple):
@@ -158,14 +156,15 @@ def open_images(config: Config, split: str, scenes: int = 0) -> Sequence[Any]:
 
   Args:
     config: of the experiment.
-    split: TFDS split.
+    split: of the data set.
     scenes: if not 0, so many scenes of the split's digits.
   """
   source = data.load(config.dataset, split, config.data_dir or None)
   if not scenes:
     return source
-  seed = config.seed if split == config.split else _TEST_SEED
-  return DigitScenes(source, scenes, (seed, split != config.split))
+  # The scenes of the test are the same whatever the training's seed.
+  seed = (0, config.seed) if split == config.split else (1, 0)
+  return DigitScenes(source, scenes, seed)
 
 
 def make_crops(config: Config) -> SegmentationCrops:
@@ -214,8 +213,8 @@ def load(weights: str) -> Weights:
   name, _, file = weights.partition(":")
   if name not in CONFIGS or not file:
     raise FileNotFoundError(
-      f"{weights} is neither a workdir nor NAME:PATH of a published file, where "
-      f"NAME is one of {', '.join(CONFIGS)}"
+      f"{weights} is neither a workdir nor NAME:PATH of a published file, "
+      f"where NAME is one of {', '.join(CONFIGS)}"
     )
   config = CONFIGS[name]
   network = make_network(config)
@@ -226,4 +225,6 @@ def load(weights: str) -> Weights:
 def record(config: Config) -> dict[str, Any]:
   """The configuration for a result, without paths of this machine."""
   fields = dataclasses.asdict(config)
-  return fields | {"init": Path(config.init).name}
+  kind, colon, root = config.dataset.partition(":")
+  dataset = f"{kind}{colon}{Path(root).name}"
+  return fields | {"dataset": dataset, "init": Path(config.init).name}
