@@ -132,8 +132,9 @@ def make_loss(config: Config, network: Any) -> training.LossFn:
       rngs={"dropout": keys[0], "drop_path": keys[1]},
       mutable=["batch_stats"],
     )
+    logits, auxiliary = outputs
     loss, metrics = segmentation_loss(
-      *outputs, batch["segmentation"], config.auxiliary_weight
+      logits, auxiliary, batch["segmentation"], config.auxiliary_weight
     )
     return loss, metrics, new["batch_stats"]
 

@@ -238,8 +238,9 @@ class SegmentationCrops:
     if self.reduce_zero_label:
       labels = reduce_zero_label(labels)
     ratio = rng.uniform(*self.ratios)
+    height, width = labels.shape
     size = fitted_size(
-      *labels.shape, int(self.long * ratio), int(self.short * ratio)
+      height, width, int(self.long * ratio), int(self.short * ratio)
     )
     image, labels = resize_image(image, *size), resize_labels(labels, *size)
     box = crop_box(labels, self.crop, self.max_share, rng)
