@@ -34,8 +34,8 @@ CLAIMS = (
 NOTE = (
   "\nOf the paper's table only the rows of BEiT are shown. The release's own "
   "log of BEiT-B has mean IoU 53.61, mean accuracy 64.82 and accuracy 84.62, "
-  "and 54.26, 65.28, 84.9 with several scales. Scenes of digits (`mnist5k_seg`) "
-  "stand in the row of BEiT-B.\n"
+  "and 54.26, 65.28, 84.9 with several scales. Scenes of digits "
+  "(`mnist5k_seg`) stand in the row of BEiT-B.\n"
 )
 
 
