@@ -141,14 +141,13 @@ def open_images(
 def chosen_queries(
   queries: Sequence[tuple[int, int]], grid: int
 ) -> list[tuple[int, int]]:
-  """The patches asked for; a cross of three about the centre by default.
+  """The patches asked for; three on the diagonal by default.
 
   Raises:
     ValueError: one is outside of the grid.
   """
-  third = grid // 3
-  default = ((third, third), (grid // 2, grid // 2), (grid - 1 - third, third))
-  chosen = [(y, x) for y, x in queries or default]
+  ends = (grid // 3, grid // 2, grid - 1 - grid // 3)
+  chosen = [(y, x) for y, x in queries or zip(ends, ends, strict=True)]
   for y, x in chosen:
     if not (0 <= y < grid and 0 <= x < grid):
       raise ValueError(
