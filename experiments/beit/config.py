@@ -218,7 +218,9 @@ PUBLISHED = {
   "base_in1k": _pretrain("base_in1k", **PLUS),
   "large_in1k": _pretrain("large_in1k", **PLUS_LARGE | _LARGE_RUN),
   "base_in22k": _pretrain("base_in22k", **_IN22K | PLUS),
-  "large_in22k": _pretrain("large_in22k", **_IN22K | PLUS_LARGE | _LARGE_RUN),
+  "large_in22k": _pretrain(
+    "large_in22k", **_IN22K | PLUS_LARGE | _LARGE_RUN
+  ),
   # What Tables 4 and 5 vary.
   "base_plain_in1k_300ep": _pretrain("base_plain_in1k_300ep", 300),
 }

@@ -296,7 +296,10 @@ SMALL = {
     steps=3000,
     batch_size=128,
     save_every=1000,
-    **PLUS | {"relative_positions": "per_block"} | _SMALL | {"num_classes": 11},
+    **PLUS
+    | {"relative_positions": "per_block"}
+    | _SMALL
+    | {"num_classes": 11},
   ),
 }
 CONFIGS = PUBLISHED | SMALL

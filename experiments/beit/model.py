@@ -104,13 +104,13 @@ def load(path: str) -> Pretrained:
     normalize = "half"
   elif "pt1k" in name:
     normalize = "imagenet"
-  return Pretrained(network.backbone, params["backbone"], head, size, normalize)
+  return Pretrained(
+    network.backbone, params["backbone"], head, size, normalize
+  )
 
 
 def _load_run(workdir: Path) -> Pretrained:
-  experiment = training.restore_experiment(workdir / "checkpoints")[
-    "experiment"
-  ]
+  experiment = training.restore_experiment(workdir / "checkpoints")["experiment"]
   config: Pretrain | Finetune
   if experiment == "beit_pretrain":
     config, params = restore_run(workdir, Pretrain)
