@@ -57,9 +57,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
   """
   centre = share + _Z**2 / (2 * n)
   width = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-  low, high = (
-    (centre + sign * width) / (1 + _Z**2 / n) for sign in (-1, 1)
-  )
+  low, high = ((centre + sign * width) / (1 + _Z**2 / n) for sign in (-1, 1))
   return max(0.0, low), min(1.0, high)
 
 
@@ -99,7 +97,7 @@ def measure(
     total = total + np.asarray(count(params, placed), np.float64)
   return [
     Accuracy(top1 / n, top5 / n, loss / n, int(n))
-    for top1, top5, loss, n in total.tolist()
+    for top1, top5, loss, n in np.atleast_2d(total).tolist()
   ]
 
 

@@ -39,6 +39,7 @@ class Pretrain:
     tokenizer: where the frozen tokenizer is: a workdir of `experiments.dvae`,
       or a folder with DALL-E's encoder.pkl and decoder.pkl. Its view has as
       many of its tokens as the network's has patches.
+    second_filter: renders that view.
     target: what is predicted of a patch: its visual "tokens", or its "pixels"
       as in the paper's ablation, which need no tokenizer.
     recover: of which patches: those "masked", or "all".
@@ -86,6 +87,7 @@ class Pretrain:
   flip: bool = True
   crop_area: float = 0.08
   tokenizer: str = ""
+  second_filter: Literal["bilinear", "bicubic", "lanczos"] = "lanczos"
   target: Literal["tokens", "pixels"] = "tokens"
   recover: Literal["masked", "all"] = "masked"
   mask: Literal["blockwise", "random"] = "blockwise"
@@ -201,7 +203,8 @@ def _pretrain(
 ) -> Pretrain:
   """So many epochs of batches of 2048; warm-up is 10 epochs of ImageNet-1k."""
   steps = epochs * epoch_steps(dataset, 2048)
-  fields = {"decay_steps": steps, "steps": steps, "dataset": dataset}
+  fields: dict[str, Any] = {"decay_steps": steps, "steps": steps}
+  fields["dataset"] = dataset
   return Pretrain(name, **fields | changes)
 
 
@@ -218,9 +221,7 @@ PUBLISHED = {
   "base_in1k": _pretrain("base_in1k", **PLUS),
   "large_in1k": _pretrain("large_in1k", **PLUS_LARGE | _LARGE_RUN),
   "base_in22k": _pretrain("base_in22k", **_IN22K | PLUS),
-  "large_in22k": _pretrain(
-    "large_in22k", **_IN22K | PLUS_LARGE | _LARGE_RUN
-  ),
+  "large_in22k": _pretrain("large_in22k", **_IN22K | PLUS_LARGE | _LARGE_RUN),
   # What Tables 4 and 5 vary.
   "base_plain_in1k_300ep": _pretrain("base_plain_in1k_300ep", 300),
 }

@@ -158,7 +158,7 @@ def _finetune(
 ) -> Finetune:
   """So many epochs, with so many of warm-up."""
   epoch = epoch_steps(dataset, batch_size)
-  fields = {
+  fields: dict[str, Any] = {
     "dataset": dataset,
     "batch_size": batch_size,
     "warmup": warmup * epoch,
@@ -296,10 +296,7 @@ SMALL = {
     steps=3000,
     batch_size=128,
     save_every=1000,
-    **PLUS
-    | {"relative_positions": "per_block"}
-    | _SMALL
-    | {"num_classes": 11},
+    **PLUS | {"relative_positions": "per_block"} | _SMALL | {"num_classes": 11},
   ),
 }
 CONFIGS = PUBLISHED | SMALL

@@ -1,6 +1,6 @@
 """Masked image modelling: what is hidden, and what is asked of it."""
 
-from jaxgen.masked.masks import blockwise_mask
+from jaxgen.masked.masks import blockwise_mask, random_mask
 from jaxgen.masked.objectives import (
   image_patches,
   masked_image_loss,
@@ -12,4 +12,5 @@ __all__ = [
   "image_patches",
   "masked_image_loss",
   "masked_pixel_loss",
+  "random_mask",
 ]
