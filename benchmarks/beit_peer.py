@@ -103,6 +103,7 @@ def network(case: Case) -> Any:
     return _timm(case)
   import transformers
 
+  transformers.utils.logging.disable_progress_bar()
   backbone = case.backbone
   config = transformers.BeitConfig(
     vocab_size=cases.NUM_TOKENS,

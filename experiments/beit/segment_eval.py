@@ -137,7 +137,7 @@ def _between(x: Array, taps: tuple[Array, Array, Array], axis: int) -> Array:
   return first + (second - first) * weight
 
 
-class Segmentation:
+class ImageSegmenter:
   """Segments images of any size with one network."""
 
   def __init__(self, weights: Weights, window_batch: int = 8) -> None:
@@ -254,7 +254,7 @@ def segment_all(
     multi: the test of several scales.
     window_batch: windows at a time.
   """
-  segment = Segmentation(weights, window_batch)
+  segment = ImageSegmenter(weights, window_batch)
   for i in track(range(len(images)), "segmenting", transient=True):
     image, labels = check_pair(images[i])
     if weights.config.reduce_zero_label:

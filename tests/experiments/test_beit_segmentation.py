@@ -276,7 +276,7 @@ def test_windows_are_averaged_and_brought_back():
     want += weight * y[:, :: -1 if mirrored else 1]
   assert want.sum() == pytest.approx(25 * 40, rel=1e-5)
   weights = segment_model.Weights(config, Stub(), {})
-  found = segment_eval.Segmentation(weights, window_batch=3)(image, True)
+  found = segment_eval.ImageSegmenter(weights, window_batch=3)(image, True)
   near = np.sort(want)[..., -1] - np.sort(want)[..., -2] < 1e-4
   np.testing.assert_array_equal(found[~near], want.argmax(-1)[~near])
   assert near.mean() < 0.02
@@ -288,7 +288,7 @@ def test_a_very_long_image_is_filled_up():
   config = dataclasses.replace(
     smoke(MNIST), num_classes=3, crop_size=16, stride=12, long=64, short=16
   )
-  segmentation = segment_eval.Segmentation(
+  segmentation = segment_eval.ImageSegmenter(
     segment_model.Weights(config, Stub(), {})
   )
   image = np.full((20, 200, 1), 200, np.uint8)
