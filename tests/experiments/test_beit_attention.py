@@ -96,5 +96,5 @@ def test_the_command(planted, tmp_path):
     attention.main(str(file), out=str(out))
   empty = tmp_path / "empty"
   empty.mkdir()
-  with pytest.raises(ValueError, match="has no images of .png"):
+  with pytest.raises(ValueError, match="has no images of"):
     attention.main(str(file), str(empty), out=str(out))

@@ -258,7 +258,7 @@ class Stub:
 def test_windows_are_averaged_and_brought_back():
   """Against whole arrays: `slide`, a resize of each look, the mean."""
   config = dataclasses.replace(
-    smoke(MNIST), num_classes=3, crop_size=16, stride=12, long=64, short=18
+    smoke(MNIST), num_classes=3, crop_size=16, stride=12, long=64, short=12
   )
   image = np.random.default_rng(0).integers(0, 256, (25, 40, 1), np.uint8)
 
