@@ -204,7 +204,7 @@ PUBLISHED = {
 
 # The network of the paper's main tables, with UPerNet: its own segmentation
 # head, SETR-PUP, is not here. Learning rate and decay are the paper's (Table
-# 14).
+# 14), which also resizes positions bilinearly; here it is done bicubically.
 PLAIN = dataclasses.replace(
   PUBLISHED["base_512_mim"],
   name="plain_base_512",

@@ -51,17 +51,24 @@ NOTE = (
 
 
 def row_name(config: Config) -> str:
-  """The row that a network belongs to, by the workdir it began with.
+  """The row that a network belongs to, by what it began with.
+
+  A workdir says what it is; of a released file the name does.
 
   Raises:
     FileNotFoundError: the workdir is not there any more.
   """
   if not config.init:
     return SCRATCH
-  path = Path(config.init) / "checkpoints"
-  if not path.is_dir():
-    return INTERMEDIATE if "_ft" in Path(config.init).name else BEIT
-  saved = training.restore_experiment(path)
+  path = Path(config.init)
+  if path.suffix == ".pth":
+    return INTERMEDIATE if "_ft" in path.name else BEIT
+  if not (path / "checkpoints").is_dir():
+    raise FileNotFoundError(
+      f"{path}, with which the network began, is not there any more to say "
+      "whether it was fine-tuned"
+    )
+  saved = training.restore_experiment(path / "checkpoints")
   return INTERMEDIATE if saved["experiment"] == "beit_finetune" else BEIT
 
 

@@ -379,6 +379,9 @@ def test_tables(run, tmp_path, capsys):
     MNIST, init="beit_base_patch16_224_pt22k_ft22k.pth"
   )
   assert table3.row_name(fine) == table3.INTERMEDIATE
+  gone = dataclasses.replace(MNIST, init=str(tmp_path / "gone"))
+  with pytest.raises(FileNotFoundError, match="is not there any more"):
+    table3.row_name(gone)
   assert table7.row_name(CONFIGS["large_640"]) == "BEiT-L"
 
 
