@@ -19,7 +19,7 @@ from experiments.beit import (
   model,
   pretrain,
 )
-from experiments.beit.config import CONFIGS, Pretrain
+from experiments.beit.config import CONFIGS, Pretrain, smoke
 from experiments.beit.finetune_config import Finetune
 from experiments.plots import new_figure
 from experiments.results import Claim, Result, Row
@@ -65,8 +65,9 @@ def tables(small_labels: Mapping[str, int]) -> dict[str, tuple[str, Table]]:
 
 
 def varied(config: Pretrain, changes: Changes, seed: int) -> Pretrain:
-  """The pre-training of one row."""
-  fields = dict(changes)
+  """The pre-training of one row, shrunk if it is a smoke run."""
+  fields = {"smoke": False, **changes}
+  config = smoke(config) if config.smoke else config
   steps = round(config.steps * fields.pop("longer", 1))
   decay_steps = max(steps, config.decay_steps)
   return dataclasses.replace(
@@ -78,6 +79,8 @@ def finetuning(what: Table, pretrained: Pretrain, workdir: Path) -> Finetune:
   """How a row is fine-tuned, from this workdir."""
   recipe = finetune_config.CONFIGS[FINETUNES[what.config.name]]
   config = model.like(recipe, pretrained)
+  if what.config.smoke:
+    config = finetune_config.smoke(config)
   steps = what.finetune_steps or config.steps
   return dataclasses.replace(
     config,
@@ -91,7 +94,6 @@ def finetuning(what: Table, pretrained: Pretrain, workdir: Path) -> Finetune:
     dtype=pretrained.dtype,
     data_dir=pretrained.data_dir,
     num_workers=pretrained.num_workers,
-    smoke=pretrained.smoke,
   )
 
 

@@ -134,9 +134,13 @@ def probing_batches(config: Probe, source: Sequence, size: int) -> Any:
 
 
 def judging_batches(config: Finetune | Probe, size: int) -> Iterator[Any]:
-  """The images of the test split, their centres, once."""
+  """The images of the test split, their centres, once.
+
+  Raises:
+    ValueError: they have labels that the network has not.
+  """
   name = config.test_dataset or config.dataset
-  source = data.load(name, config.test_split, config.data_dir or None)
+  source = _open(config, name, config.test_split)
   return central_batches(config, source, size)
 
 
@@ -208,19 +212,23 @@ def labelled(config: Finetune | Probe) -> Sequence[dict[str, Any]]:
   Raises:
     ValueError: the split has fewer images, or labels that the network has not.
   """
-  source = data.load(config.dataset, config.split, config.data_dir or None)
-  classes = len(source.label_names)
-  if classes and classes != config.num_classes:
-    raise ValueError(
-      f"{config.dataset} has {classes} classes, got num_classes = "
-      f"{config.num_classes}"
-    )
+  source = _open(config, config.dataset, config.split)
   if not config.labels:
     return source
   rng = np.random.default_rng([config.seed, config.labels])
   chosen = stratified(rng, labels_of(source), config.labels)
   times = -(-config.batch_size // len(chosen))
   return Subset(source, tuple(chosen.tolist()) * times)
+
+
+def _open(config: Finetune | Probe, name: str, split: str) -> data.Source:
+  source = data.load(name, split, config.data_dir or None)
+  classes = len(source.label_names)
+  if classes and classes != config.num_classes:
+    raise ValueError(
+      f"{name} has {classes} classes, got num_classes = {config.num_classes}"
+    )
+  return source
 
 
 def labels_of(source: data.Source) -> np.ndarray:

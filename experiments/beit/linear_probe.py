@@ -176,8 +176,10 @@ def all_features(frozen: Frozen, source: Any) -> FeatureSource:
   """The features of the central crops of images, in memory.
 
   Raises:
-    ValueError: they do not fit there.
+    ValueError: they do not fit there, or there are several processes.
   """
+  if jax.process_count() > 1:
+    raise ValueError("features are kept by one process: set --augment")
   mesh = training.make_mesh()
   everywhere = NamedSharding(mesh, PartitionSpec())
   params = jax.device_put(frozen.found.params, everywhere)

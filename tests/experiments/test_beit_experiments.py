@@ -9,15 +9,30 @@ import numpy as np
 import pytest
 
 from experiments import tokenizers
-from experiments.beit import accuracy, finetune, linear_probe, model, pretrain
-from experiments.beit.batches import labelled, stratified
+from experiments.beit import (
+  ablation,
+  accuracy,
+  evaluate,
+  finetune,
+  linear_probe,
+  model,
+  pretrain,
+  table1,
+  table4,
+  table5,
+  table9,
+  table11,
+)
+from experiments.beit.batches import labelled, labels_of, stratified
 from experiments.beit.config import CONFIGS, Pretrain
 from experiments.beit.finetune_config import CONFIGS as FINETUNES
 from experiments.beit.finetune_config import Finetune
 from experiments.beit.probe_config import CONFIGS as PROBES
 from experiments.tokenizers import Tokenizer
-from jaxgen import training
-from jaxgen.nn.beit import BEITS, Classifier, MaskedImageModel
+from jaxgen import data, training
+from jaxgen.convert import beit
+from jaxgen.convert.state import write_safetensors
+from jaxgen.nn.beit import BEITS, Beit, Classifier, MaskedImageModel
 
 LEVELS = 8
 
@@ -507,3 +522,97 @@ def test_small_configurations_agree():
     assert model.like(config, CONFIGS[name]) == config
     assert PROBES[name].num_classes == config.num_classes
   assert isinstance(CONFIGS["mnist5k"], Pretrain)
+
+
+def test_every_released_classifier_has_a_row():
+  """The names of the release's README, and the paper's own runs."""
+  rows = {
+    "beit_base_patch16_224_pt22k_ft1k": "83.7",
+    "beit_base_patch16_224_pt22k_ft22kto1k": "85.2",
+    "beit_base_patch16_384_pt22k_ft22kto1k": "86.8",
+    "beit_large_patch16_224_pt22k_ft1k": "86.0",
+    "beit_large_patch16_224_pt22k_ft22kto1k": "87.4",
+    "beit_large_patch16_384_pt22k_ft22kto1k": "88.4",
+    "beit_large_patch16_512_pt22k_ft22kto1k": "88.60",
+  }
+  paper = {row.name: row.paper["top-1"] for row in table1.ROWS}
+  found = {name: paper[table1.row_name(f"{name}.pth")] for name in rows}
+  assert found == rows
+  for row in table1.ROWS:
+    name = row.command.rpartition("finetune-")[2]
+    assert name in FINETUNES, name
+
+
+def test_published_weights_are_evaluated(tmp_path):
+  """A tiny classifier in the released layout, of emoji's groups."""
+  backbone = Beit(8, 32, 2, 2, 64, relative_positions="per_block")
+  network = Classifier(backbone.clone(mask_token=False), 11)
+  x = jnp.zeros((1, 32, 32, 3))
+  params = jax.jit(network.init)(jax.random.key(0), x)["params"]
+  bias = jnp.where(jnp.arange(11) == 3, 9.0, 0.0)  # always group 3
+  params["head"] = {**params["head"], "bias": bias}
+  path = tmp_path / "beit_tiny_pt22k_ft22k.safetensors"
+  write_safetensors(path, beit.to_original(jax.device_get(params)))
+  found = evaluate.main(
+    str(path), "openmoji/32", "test", batch_size=128, out=str(tmp_path)
+  )
+  labels = labels_of(data.load("openmoji/32", "test"))
+  assert found.n == len(labels)
+  assert found.top1 == pytest.approx((labels == 3).mean())
+  saved = json.loads((tmp_path / f"{path.stem}.json").read_text())
+  assert saved["config"]["normalize"] == "half"
+  with pytest.raises(ValueError, match="mnist5k has 10 classes"):
+    evaluate.main(str(path), "mnist5k", "test", out=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_ablation_runs(tmp_path, monkeypatch, capsys):
+  """All rows of Table 4 and one of Table 5, shrunk."""
+  monkeypatch.setattr(tokenizers, "load", lambda path: brightness())
+  config = dataclasses.replace(
+    CONFIGS["mnist5k"],
+    tokenizer="somewhere/brightness",
+    workdir=str(tmp_path),
+    smoke=True,
+  )
+  table4.main(ablation.Table(config, labels=20))
+  text = (tmp_path / "table.md").read_text()
+  for row in table4.VARIANTS:
+    line = next(x for x in text.splitlines() if x.startswith(f"| {row} |"))
+    assert "mnist5k (scaled-down replica)" in line
+    assert f"table4 mnist5k --rows {row}" in line
+    assert "in 6 of 8 with 20 labels" in line
+  assert "16 steps of 8 without labels" in text
+  saved = json.loads(next(tmp_path.glob("*-pixels-mnist5k-*.json")).read_text())
+  assert saved["config"]["target"] == "pixels"
+  assert saved["config"]["tokenizer"] == "brightness"
+  assert (tmp_path / "table.png").exists()
+  table5.main(ablation.Table(config, rows=("vit-layerscale",), labels=20))
+  with pytest.raises(ValueError, match=r"the rows are beit, .*; got nothing"):
+    table4.main(ablation.Table(config, rows=("nothing",)))
+  assert "vit-layerscale" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_other_tables_and_ways(chain, tmp_path, capsys):
+  """A probe with new views, from a published file; Tables 9 and 11."""
+  root, tuned, _ = chain
+  table11.main(weights=str(root / "finetune"), out=str(tmp_path / "t11"))
+  assert f"{100 * tuned.top1:.2f}" in (tmp_path / "t11/table.md").read_text()
+  with pytest.raises(ValueError, match="--weights, --intermediate or both"):
+    table11.main()
+  probe = dataclasses.replace(
+    PROBES["mnist5k"],
+    init=str(root / "pretrain"),
+    augment=True,
+    features="mean",
+    workdir=str(tmp_path / "t9"),
+    smoke=True,
+  )
+  table9.main(dataclasses.replace(probe, fresh=True))
+  assert table9.FRESH in (tmp_path / "t9/table.md").read_text()
+  scratch = dataclasses.replace(
+    FINETUNES["mnist5k"], workdir=str(tmp_path / "scratch"), smoke=True
+  )
+  assert finetune.train(scratch).n == 500
+  assert "top-1" in capsys.readouterr().out
