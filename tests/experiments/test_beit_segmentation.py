@@ -33,6 +33,7 @@ from experiments.beit.segment_config import (
 from experiments.beit.segment_eval import Look, looks_at
 from jaxgen import training
 from jaxgen.convert import beit_segmentation
+from jaxgen.data import save_png
 from jaxgen.data.segmentation import normalize, resize_image
 from jaxgen.nn.segmentation import ConvNorm, slide
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_poly
@@ -180,6 +181,34 @@ def test_what_is_decayed():
     (new["pyramid"]["fpn1_bn"]["scale"], 0),
   ):
     np.testing.assert_allclose(1 - np.asarray(leaf), lost, atol=1e-7)
+
+
+def test_batches_of_ade20k(tmp_path):
+  """From its folders; the map's 0 is no class, and k + 1 is class k."""
+  rng = np.random.default_rng(0)
+  for i in range(4):
+    image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    labels = np.full((20, 30), 150, np.uint8)
+    labels[:, :9], labels[:, 9:18] = 0, 1
+    save_png(tmp_path / f"images/training/{i}.png", image)
+    save_png(tmp_path / f"annotations/training/{i}.png", labels)
+  config = dataclasses.replace(
+    CONFIGS["base_512"],
+    dataset=f"ade20k:{tmp_path}",
+    crop_size=32,
+    stride=16,
+    long=128,
+    short=32,
+    batch_size=4,
+  )
+  batch = next(segment_model.batches(config))
+  assert batch["image"].shape == (4, 32, 32, 3)
+  assert set(np.unique(batch["segmentation"])) == {0, 149, 255}
+  # ImageNet's statistics, of levels from 0 to 255.
+  assert -2.2 < batch["image"].min() < -1.5
+  assert 1.5 < batch["image"].max() < 2.7
+  record = segment_model.record(config)
+  assert record["dataset"] == f"ade20k:{tmp_path.name}"
 
 
 class Heads(nn.Module):
