@@ -6,7 +6,9 @@
 
 Both sides have the same random weights, images, masks and visual tokens, each
 in a process of its own; runs alternate. A step of pre-training is the forward
-and backward pass, clipping and AdamW; ours also averages the parameters.
+and backward pass, clipping and AdamW; ours also averages the parameters. In
+bfloat16 the peer's forward pass has its weights in bfloat16 and its training is
+autocast; ours keeps parameters in float32 in both.
 Reported are also images per second, the share of the device's peak that our
 side reaches (the peak measured as a large product of matrices of the case's
 dtype, FLOPs as XLA counts them) and the most memory that either side held: on a

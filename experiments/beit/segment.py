@@ -153,12 +153,13 @@ def grid(shown: list[Segmented]) -> np.ndarray:
 def colours(labels: np.ndarray) -> np.ndarray:
   """Labels as colours `[H, W, 3]`, uint8; those that do not count are white.
 
-  Hues go round by the golden angle, so that neighbours differ.
+  Label 0 is grey. The others' hues go round by the golden angle, so that
+  neighbours differ.
   """
   k = np.arange(256)
   hue, value = (k * 137.508 / 2) % 180, 255 - 60 * (k % 3)
   table = hsv_to_rgb(np.stack([hue, np.full(256, 200), value], -1))
-  table[UNLABELLED] = 255
+  table[0], table[UNLABELLED] = 60, 255
   return table[labels]
 
 

@@ -17,7 +17,7 @@ class DigitScenes(Sequence):
   """Two to five MNIST digits on black, as a data set of segmentation.
 
   Scene i depends on the seed and on i alone: its height and width, and digits
-  drawn from the source at places where no two of them touch.
+  drawn from the source at places so far apart that hardly any two touch.
 
   Attributes:
     source: examples with `image`, uint8 `[28, 28, 1]`, and `label`; "mnist5k".
