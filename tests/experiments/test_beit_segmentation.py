@@ -343,6 +343,23 @@ def test_a_run_leaves_its_files(run):
   assert weights.variables["batch_stats"]["pyramid"]["fpn1_bn"]["mean"].any()
 
 
+@pytest.mark.slow
+def test_eight_devices_train_as_one(pretrained, run, tmp_path):
+  """The same losses, dropout included."""
+  config = dataclasses.replace(
+    MNIST, init=str(pretrained[0]), workdir=str(tmp_path), smoke=True
+  )
+  lines = lambda path: (path / "metrics.jsonl").read_text().splitlines()
+  found, want = (
+    [json.loads(line) for line in lines(path)]
+    for path in (segment.train(config), run)
+  )
+  for name in ("loss", "main", "auxiliary", "grad_norm"):
+    np.testing.assert_allclose(
+      *([row[name] for row in rows] for rows in (found, want)), rtol=2e-3
+    )
+
+
 def test_it_begins_with_the_pretrained_backbone(pretrained):
   """A block has a copy of the shared table; the mask token is gone."""
   path, old = pretrained
