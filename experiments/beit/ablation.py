@@ -45,7 +45,7 @@ class Table:
     seeds: of training; every row is trained with each, the spread is shown.
     labels: images to fine-tune with; 0 for all of the data set.
     finetune_steps: updates of fine-tuning; 0 for those of its recipe.
-    batch_size: of fine-tuning; 0 for that of its recipe.
+    finetune_batch_size: of fine-tuning; 0 for that of its recipe.
   """
 
   config: tyro.conf.OmitArgPrefixes[Pretrain]
@@ -53,7 +53,7 @@ class Table:
   seeds: tuple[int, ...] = (0,)
   labels: int = 0
   finetune_steps: int = 0
-  batch_size: int = 0
+  finetune_batch_size: int = 0
 
 
 def tables(small_labels: Mapping[str, int]) -> dict[str, tuple[str, Table]]:
@@ -89,7 +89,7 @@ def finetuning(what: Table, pretrained: Pretrain, workdir: Path) -> Finetune:
     steps=steps,
     decay_steps=steps,
     warmup=min(config.warmup, steps // 2),
-    batch_size=what.batch_size or config.batch_size,
+    batch_size=what.finetune_batch_size or config.batch_size,
     seed=pretrained.seed,
     dtype=pretrained.dtype,
     data_dir=pretrained.data_dir,

@@ -8,7 +8,7 @@ their own: `finetune_config` and `probe_config`.
 import dataclasses
 from typing import Any, Literal
 
-# Names of the fields that say what the backbone is; `networks` reads them.
+# The fields that say what the backbone is.
 BACKBONE = (
   "patch_size",
   "width",

@@ -19,7 +19,11 @@ from experiments.results import Claim, Row
 TITLE = "BEiT Table 11 (CIFAR-100)"
 _COMMAND = "python -m experiments.beit.table11"
 ROWS = (
-  Row("BEiT-B", {"top-1": "90.1"}, f"{_COMMAND} --weights runs/cifar100"),
+  Row(
+    "BEiT-B",
+    {"top-1": "90.1"},
+    f"{_COMMAND} --weights runs/finetune-base_plain_cifar100",
+  ),
   Row(
     "BEiT-B, ImageNet-1k between",
     {"top-1": "91.8"},

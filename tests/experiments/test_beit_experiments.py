@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 from experiments import tokenizers
 from experiments.beit import (
@@ -554,15 +555,25 @@ def test_published_weights_are_evaluated(tmp_path):
   path = tmp_path / "beit_tiny_pt22k_ft22k.safetensors"
   write_safetensors(path, beit.to_original(jax.device_get(params)))
   found = evaluate.main(
-    str(path), "openmoji/32", "test", batch_size=128, out=str(tmp_path)
+    str(path), "openmoji/32", "test[:64]", batch_size=64, out=str(tmp_path)
   )
-  labels = labels_of(data.load("openmoji/32", "test"))
+  labels = labels_of(data.load("openmoji/32", "test[:64]"))
   assert found.n == len(labels)
   assert found.top1 == pytest.approx((labels == 3).mean())
   saved = json.loads((tmp_path / f"{path.stem}.json").read_text())
   assert saved["config"]["normalize"] == "half"
   with pytest.raises(ValueError, match="mnist5k has 10 classes"):
     evaluate.main(str(path), "mnist5k", "test", out=str(tmp_path))
+
+
+def test_the_ablations_command_line():
+  """Fields of the pre-training and of the table are flags beside each other."""
+  what = tyro.extras.overridable_config_cli(
+    ablation.tables(table4.SMALL_LABELS),
+    args=["mnist5k", "--rows", "beit", "--lr", "1e-4", "--labels", "50"],
+  )
+  assert (what.rows, what.labels, what.config.lr) == (("beit",), 50, 1e-4)
+  assert what.config.name == "mnist5k"
 
 
 @pytest.mark.slow
