@@ -130,6 +130,9 @@ import jaxgen.convert.beit_files
 import jaxgen.nn.dvae, jaxgen.convert.dalle_dvae
 import jaxgen.nn.discrete_vae, jaxgen.convert.discrete_vae
 import jaxgen.data.views, jaxgen.training.mixing
+import jaxgen.nn.segmentation, jaxgen.convert.beit_segmentation
+import jaxgen.data.scenes, jaxgen.data.segmentation
+import jaxgen.training.segmentation_losses
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

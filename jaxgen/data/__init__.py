@@ -17,6 +17,8 @@ from jaxgen.data.images import (
 )
 from jaxgen.data.loading import Source, load
 from jaxgen.data.rand_augment import rand_augment, random_erasing
+from jaxgen.data.scenes import DigitScenes
+from jaxgen.data.segmentation import SegmentationCrops
 from jaxgen.data.tokenizers import (
   TextTokenizer,
   bert_tokenizer,
@@ -38,8 +40,10 @@ __all__ = [
   "BEIT_V1",
   "BEIT_V2",
   "Box",
+  "DigitScenes",
   "LabelledView",
   "PairOfViews",
+  "SegmentationCrops",
   "Source",
   "TextTokenizer",
   "augment",
