@@ -1,0 +1,112 @@
+"""BEiT v2's tokenizers: released files <-> parameters of `VQKD` and codebook.
+
+The layout is that of microsoft/unilm, beit2.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from jaxgen.convert.beit import original_name, to_tensor
+from jaxgen.convert.state import ParamPath, State, fill
+from jaxgen.convert.torch_files import read_state
+from jaxgen.nn.norm_ema import Codebook, waiting_codebook
+from jaxgen.nn.vqkd import VQKD
+from jaxgen.types import PyTree
+
+_CODES = "quantize.embedding.weight"
+_USAGE = "quantize.cluster_size"
+_STARTED = "quantize.embedding.initted"
+# Of an earlier version of the averages: in the files, but never read.
+_DEAD = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
+_TRAINING = ("loss", "teacher", "scaling")
+_POSITIONS = "encoder.pos_embed"
+_TASKS = {"encoder": "encode_task_layer", "decoder": "decode_task_layer"}
+_LAYERS = {"task_in": "0", "task_out": "2"}
+_LEAVES = {"kernel": "weight", "scale": "weight"}
+
+
+def load(path: str | Path, network: VQKD) -> tuple[PyTree, Codebook]:
+  """Parameters and codebook from a released file.
+
+  Args:
+    path: such as vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7.pth.
+    network: what it holds, one of `jaxgen.nn.vqkd.VQKDS`.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is damaged or does not hold this network.
+  """
+  return from_original(read_state(path), network)
+
+
+def from_original(state: State, network: VQKD) -> tuple[PyTree, Codebook]:
+  """Parameters and codebook from the tensors of a released file.
+
+  Those of the teacher and of the loss are left out.
+
+  Raises:
+    ValueError: if a tensor is missing, unused or of the wrong shape.
+  """
+  state = {
+    name: tensor
+    for name, tensor in state.items()
+    if not name.startswith(_TRAINING) and name not in _DEAD
+  }
+  lacking = [name for name in (_CODES, _POSITIONS) if name not in state]
+  if lacking:
+    raise ValueError(
+      f"The checkpoint has no {lacking[0]}: not a tokenizer of BEiT v2."
+    )
+  codes = state.pop(_CODES)
+  n = len(codes)
+  usage = state.pop(_USAGE, np.zeros(n, np.float32))
+  placed = bool(np.all(state.pop(_STARTED, np.ones(1)) != 0))
+  wanted = (n, network.encoder.features)
+  if codes.shape != wanted or usage.shape != (n,):
+    raise ValueError(
+      f"The checkpoint has wrong shapes: {_CODES} {codes.shape} for {wanted} "
+      f"and {_USAGE} {usage.shape} for {(n,)}."
+    )
+  side = round((state[_POSITIONS].shape[1] - 1) ** 0.5)
+  params = fill(_template(network, side), _name, state)
+  codebook = Codebook(
+    jnp.asarray(codes), jnp.asarray(usage), jnp.asarray(placed)
+  )
+  return params, codebook
+
+
+def to_original(params: PyTree, codebook: Codebook) -> dict[str, np.ndarray]:
+  """The tensors of a released file; inverse of `from_original`.
+
+  With the two dead ones, without which the original does not load.
+  """
+  flat = flatten_dict(params)
+  state = {_name(path): to_tensor(path, leaf) for path, leaf in flat.items()}
+  codes, usage = np.asarray(codebook.embedding), np.asarray(codebook.usage)
+  state |= {
+    _CODES: codes,
+    _USAGE: usage,
+    _STARTED: np.asarray(codebook.started, np.float32).reshape(1),
+  }
+  return state | {_DEAD[0]: np.zeros_like(usage), _DEAD[1]: codes}
+
+
+def _name(path: ParamPath) -> str:
+  """(encoder, backbone, block_0, norm1, scale) -> encoder.blocks.0.norm1..."""
+  part, module, *rest = path
+  if module in _LAYERS:
+    leaf = _LEAVES.get(rest[-1], rest[-1])
+    return f"{_TASKS[part]}.{_LAYERS[module]}.{leaf}"
+  return f"{part}.{original_name(path[1:])}"
+
+
+def _template(network: VQKD, side: int) -> PyTree:
+  """The shapes of the parameters, for images of side x side patches."""
+  size = side * network.encoder.backbone.patch_size
+  x = jnp.zeros((1, size, size, 3))
+  book = waiting_codebook(1, network.encoder.features)
+  return jax.eval_shape(network.init, jax.random.key(0), x, book)["params"]
