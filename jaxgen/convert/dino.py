@@ -54,7 +54,7 @@ def from_original(state: State, network: Dino) -> PyTree:
       ours |= {f"{block}attn.q_bias": q, f"{block}attn.v_bias": v}
     elif not name.startswith("head."):
       ours[name] = tensor
-  if np.ndim(ours.get(_POSITIONS)) != 3:
+  if _POSITIONS not in ours:
     raise ValueError(f"The checkpoint has no {_POSITIONS}: not DINO's.")
   side = round((ours[_POSITIONS].shape[1] - 1) ** 0.5)
   return fill(_template(network, side), original_name, ours)

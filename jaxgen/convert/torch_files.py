@@ -99,7 +99,7 @@ def read_script_state(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _script_tensors(module: Any) -> dict[str, Tensor]:
-  """The tensors of a scripted module, whose parts are attributes like others."""
+  """The tensors of a scripted module, whose parts are among its attributes."""
   attributes = module.state if isinstance(module, Opaque) else None
   if not isinstance(attributes, dict):
     raise ValueError("its program has no module")

@@ -24,6 +24,7 @@ _STARTED = "quantize.embedding.initted"
 _DEAD = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 _TRAINING = ("loss", "teacher", "scaling")
 _POSITIONS = "encoder.pos_embed"
+_PATCHES = "encoder.patch_embed.proj.weight"
 _TASKS = {"encoder": "encode_task_layer", "decoder": "decode_task_layer"}
 _LAYERS = {"task_in": "0", "task_out": "2"}
 _LEAVES = {"kernel": "weight", "scale": "weight"}
@@ -56,7 +57,8 @@ def from_original(state: State, network: VQKD) -> tuple[PyTree, Codebook]:
     for name, tensor in state.items()
     if not name.startswith(_TRAINING) and name not in _DEAD
   }
-  lacking = [name for name in (_CODES, _POSITIONS) if name not in state]
+  wanted = (_CODES, _POSITIONS, _PATCHES)
+  lacking = [name for name in wanted if name not in state]
   if lacking:
     raise ValueError(
       f"The checkpoint has no {lacking[0]}: not a tokenizer of BEiT v2."
@@ -65,14 +67,15 @@ def from_original(state: State, network: VQKD) -> tuple[PyTree, Codebook]:
   n = len(codes)
   usage = state.pop(_USAGE, np.zeros(n, np.float32))
   placed = bool(np.all(state.pop(_STARTED, np.ones(1)) != 0))
-  wanted = (n, network.encoder.features)
-  if codes.shape != wanted or usage.shape != (n,):
+  shape = (n, network.encoder.features)
+  if codes.shape != shape or usage.shape != (n,):
     raise ValueError(
-      f"The checkpoint has wrong shapes: {_CODES} {codes.shape} for {wanted} "
+      f"The checkpoint has wrong shapes: {_CODES} {codes.shape} for {shape} "
       f"and {_USAGE} {usage.shape} for {(n,)}."
     )
   side = round((state[_POSITIONS].shape[1] - 1) ** 0.5)
-  params = fill(_template(network, side), _name, state)
+  channels = state[_PATCHES].shape[1]
+  params = fill(_template(network, side, channels), _name, state)
   codebook = Codebook(
     jnp.asarray(codes), jnp.asarray(usage), jnp.asarray(placed)
   )
@@ -104,9 +107,9 @@ def _name(path: ParamPath) -> str:
   return f"{part}.{original_name(path[1:])}"
 
 
-def _template(network: VQKD, side: int) -> PyTree:
+def _template(network: VQKD, side: int, channels: int) -> PyTree:
   """The shapes of the parameters, for images of side x side patches."""
   size = side * network.encoder.backbone.patch_size
-  x = jnp.zeros((1, size, size, 3))
+  x = jnp.zeros((1, size, size, channels))
   book = waiting_codebook(1, network.encoder.features)
   return jax.eval_shape(network.init, jax.random.key(0), x, book)["params"]

@@ -5,6 +5,8 @@ Tokenizers", section 2.1, as its code has it. The codes have no gradient and no
 loss of their own; a moving average moves them.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -116,7 +118,8 @@ def updated(
   means = unit(sums / jnp.maximum(counts, 1)[:, None])
   moved = unit(decay * codebook.embedding + (1 - decay) * means)
   embedding = jnp.where(unused, codebook.embedding, moved)
-  return codebook.replace(
+  return dataclasses.replace(
+    codebook,
     embedding=jax.lax.stop_gradient(embedding),
     usage=decay * codebook.usage + (1 - decay) * counts,
   )
@@ -132,7 +135,9 @@ def counted(
   counts = _summed(
     jnp.bincount(indices.reshape(-1), length=len(codebook.usage)), axis_name
   )
-  return codebook.replace(usage=decay * codebook.usage + (1 - decay) * counts)
+  return dataclasses.replace(
+    codebook, usage=decay * codebook.usage + (1 - decay) * counts
+  )
 
 
 def unused_codes(codebook: Codebook) -> Array:
@@ -163,14 +168,19 @@ def kmeans(key: Key, z: Array, num_codes: int, iterations: int = 10) -> Array:
   chosen = jax.random.choice(
     key, len(u), (num_codes,), replace=len(u) < num_codes
   )
+  return lloyd(u, u[chosen], iterations)
+
+
+def lloyd(u: Array, centres: Array, iterations: int) -> Array:
+  """Moves centres `[n, D]` towards unit vectors u `[N, D]`; see `kmeans`."""
 
   def iterate(_, centres: Array) -> Array:
     similarity = jnp.matmul(u, centres.T, precision=_EXACT)
-    counts, sums = _totals(u, similarity.argmax(-1), num_codes, None)
+    counts, sums = _totals(u, similarity.argmax(-1), len(centres), None)
     means = unit(sums / jnp.maximum(counts, 1)[:, None])
     return jnp.where((counts == 0)[:, None], centres, means)
 
-  return jax.lax.fori_loop(0, iterations, iterate, u[chosen])
+  return jax.lax.fori_loop(0, iterations, iterate, centres)
 
 
 def started(
@@ -180,7 +190,9 @@ def started(
 
   def start() -> Codebook:
     e = kmeans(key, z, len(codebook.usage), iterations)
-    return codebook.replace(embedding=e, started=jnp.ones((), bool))
+    return dataclasses.replace(
+      codebook, embedding=e, started=jnp.ones((), bool)
+    )
 
   z = jax.lax.stop_gradient(z)
   return jax.lax.cond(codebook.started, lambda: codebook, start)
@@ -205,7 +217,8 @@ def restarted(
   dead = codebook.usage < threshold * mean
   u = unit(jax.lax.stop_gradient(z)).reshape(-1, z.shape[-1])
   chosen = jax.random.randint(key, dead.shape, 0, len(u))
-  return codebook.replace(
+  return dataclasses.replace(
+    codebook,
     embedding=jnp.where(dead[:, None], u[chosen], codebook.embedding),
     usage=jnp.where(dead, mean, codebook.usage),
   )

@@ -98,9 +98,11 @@ class VQKD(nn.Module):
     Args:
       x: images `[B, H, W, C]` in [-1, 1].
       codebook: of codes of D channels.
-      train: move the codes, after they were looked up, and if they were never
-        placed place them first by k-means. Else only usage is counted.
-      key: for k-means and restarts.
+      train: move the codes, after they were looked up. Else only usage is
+        counted.
+      key: in training, places codes that were never placed by k-means on the
+        batch, before they are looked up; also for restarts. Without one, the
+        codebook must have been started.
       axis_name: of the devices of a `pmap`; see `norm_ema.updated`.
 
     Raises:
@@ -108,20 +110,19 @@ class VQKD(nn.Module):
         key has none.
     """
     z = self.encode(x)
-    starts = train and key is not None
-    if starts:
+    if train and key is not None:
       codebook = norm_ema.started(key, codebook, z)
     quantized = norm_ema.quantize(z, codebook)
-    indices = quantized.indices
+    features, indices = self.decode(quantized.z_q), quantized.indices
     if not train:
       codebook = norm_ema.counted(codebook, indices, self.decay, axis_name)
-      return Distilled(self.decode(quantized.z_q), quantized, codebook)
+      return Distilled(features, quantized, codebook)
     codebook = norm_ema.updated(codebook, z, indices, self.decay, axis_name)
     if self.restart:
       if key is None:
         raise ValueError("VQKD with restart needs a key in training, got None.")
       codebook = norm_ema.restarted(key, codebook, z, self.restart)
-    return Distilled(self.decode(quantized.z_q), quantized, codebook)
+    return Distilled(features, quantized, codebook)
 
   def encode(self, x: Array) -> Array:
     """What is quantised of images `[B, H, W, C]`: `[B, h, w, D]`."""
