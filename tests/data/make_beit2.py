@@ -3,8 +3,8 @@
   PYTHONPATH=tests python tests/data/make_beit2.py UNILM_CHECKOUT DINO_CHECKOUT
 
 microsoft/unilm's folder beit2, with its copy of CLIP, and facebookresearch's
-dino, on torch and einops. What they import besides and do not need is replaced by
-stand-ins: timm's initialisers and registry, and the module that downloads
+dino, on torch and einops. What they import besides and do not need is replaced
+by stand-ins: timm's initialisers and registry, and the module that downloads
 teachers.
 """
 
