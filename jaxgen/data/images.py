@@ -69,20 +69,25 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
   """
   if channels not in _MODES:
     raise ValueError(f"images have 1 or 3 channels, got channels={channels}")
-  try:
-    image = optional("PIL.Image").open(io.BytesIO(data))
-    image.load()
-  except ImportError:
-    raise
-  except Exception as error:  # PIL raises half a dozen kinds on broken bytes.
-    raise ValueError(
-      f"{len(data)} bytes are not a readable image: {error}"
-    ) from error
-  if image.mode in _WIDE_MODES:
-    raise ValueError(f"images have 8 bits a channel, got mode {image.mode}")
+  image = _open(data)
   if channels == 1 and image.mode not in _GRAY_MODES:
     raise ValueError(f"wanted a gray image (1 channel), got {image.mode}")
   return _to_array(image.convert(_MODES[channels]))
+
+
+def decode_label_map(data: bytes) -> np.ndarray:
+  """PNG bytes -> uint8 [H, W], the class of each pixel.
+
+  Gray levels and numbers of a palette are classes; of a map in colours the red
+  channel is, as in ADE20K's annotations of instances.
+
+  Raises:
+    ValueError: the bytes hold no readable image, or one of 16 bits.
+  """
+  image = _open(data)
+  if image.mode in ("L", "P"):
+    return np.asarray(image)
+  return np.asarray(image.convert("RGB"))[..., 0]
 
 
 def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -225,6 +230,22 @@ def check_image(image: np.ndarray) -> np.ndarray:
     raise ValueError(
       f"an image has shape [H, W, C] with C = 1 or 3, got {image.shape}"
     )
+  return image
+
+
+def _open(data: bytes) -> Any:
+  """The image that the bytes hold, loaded by PIL."""
+  try:
+    image = optional("PIL.Image").open(io.BytesIO(data))
+    image.load()
+  except ImportError:
+    raise
+  except Exception as error:  # PIL raises half a dozen kinds on broken bytes.
+    raise ValueError(
+      f"{len(data)} bytes are not a readable image: {error}"
+    ) from error
+  if image.mode in _WIDE_MODES:
+    raise ValueError(f"images have 8 bits a channel, got mode {image.mode}")
   return image
 
 
