@@ -14,26 +14,60 @@ from jaxgen.convert.beit import original_name, to_tensor
 from jaxgen.convert.state import State, fill
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.dino import Dino
+from jaxgen.nn.vqkd import plain_vit
 from jaxgen.types import PyTree
 
 _BIAS = "attn.qkv.bias"
 _PREFIXES = ("module.", "backbone.")
 _POSITIONS = "pos_embed"
+_PATCHES = "patch_embed.proj.weight"
+_FC1 = "blocks.0.mlp.fc1.weight"
 
 
-def load(path: str | Path, network: Dino, key: str | None = None) -> PyTree:
-  """Parameters from a released file.
+def load(path: str | Path, key: str | None = None) -> tuple[Dino, PyTree]:
+  """A network and its parameters, from a released file.
 
   Args:
     path: such as dino_vitbase16_pretrain.pth.
-    network: what it holds, one of `jaxgen.nn.dino.DINOS`.
     key: of a file of a whole training, "teacher" or "student".
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is damaged or does not hold this network.
+    ValueError: if it is damaged or does not hold such a network.
   """
-  return from_original(read_state(path, key), network)
+  state = without_prefixes(read_state(path, key))
+  network = described(state)
+  return network, from_original(state, network)
+
+
+def described(state: State) -> Dino:
+  """The network whose tensors a released file holds.
+
+  Raises:
+    ValueError: if it holds none; some of DINO's are convolutional.
+  """
+  state = without_prefixes(state)
+  lacking = [n for n in (_POSITIONS, _PATCHES, _FC1) if n not in state]
+  if lacking:
+    raise ValueError(
+      f"The checkpoint has no {lacking[0]}: not a vision transformer of DINO."
+    )
+  width, _, patch_size, _ = state[_PATCHES].shape
+  layers = sum(name.endswith(".norm1.weight") for name in state)
+  heads = max(1, width // 64)  # in all of them
+  mlp_width = len(state[_FC1])
+  return Dino(plain_vit(width, layers, heads, mlp_width, patch_size))
+
+
+def without_prefixes(state: State) -> dict[str, np.ndarray]:
+  """The state with the names of the network alone, and without its head."""
+  found: dict[str, np.ndarray] = {}
+  for name, tensor in state.items():
+    for prefix in _PREFIXES:
+      name = name.removeprefix(prefix)
+    if not name.startswith("head."):
+      found[name] = tensor
+  return found
 
 
 def from_original(state: State, network: Dino) -> PyTree:
@@ -45,14 +79,12 @@ def from_original(state: State, network: Dino) -> PyTree:
     ValueError: if a tensor is missing, unused or of the wrong shape.
   """
   ours: dict[str, np.ndarray] = {}
-  for name, tensor in state.items():
-    for prefix in _PREFIXES:
-      name = name.removeprefix(prefix)
+  for name, tensor in without_prefixes(state).items():
     if name.endswith(_BIAS):
       block = name.removesuffix(_BIAS)
       q, _, v = np.split(tensor, 3)
       ours |= {f"{block}attn.q_bias": q, f"{block}attn.v_bias": v}
-    elif not name.startswith("head."):
+    else:
       ours[name] = tensor
   if _POSITIONS not in ours:
     raise ValueError(f"The checkpoint has no {_POSITIONS}: not DINO's.")

@@ -14,7 +14,7 @@ from jaxgen.convert.beit import original_name, to_tensor
 from jaxgen.convert.state import ParamPath, State, fill
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.norm_ema import Codebook, waiting_codebook
-from jaxgen.nn.vqkd import VQKD
+from jaxgen.nn.vqkd import VQKD, PatchFeatures, plain_vit
 from jaxgen.types import PyTree
 
 _CODES = "quantize.embedding.weight"
@@ -25,23 +25,53 @@ _DEAD = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 _TRAINING = ("loss", "teacher", "scaling")
 _POSITIONS = "encoder.pos_embed"
 _PATCHES = "encoder.patch_embed.proj.weight"
+_FC1 = "blocks.0.mlp.fc1.weight"
 _TASKS = {"encoder": "encode_task_layer", "decoder": "decode_task_layer"}
 _LAYERS = {"task_in": "0", "task_out": "2"}
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 
 
-def load(path: str | Path, network: VQKD) -> tuple[PyTree, Codebook]:
-  """Parameters and codebook from a released file.
+def load(path: str | Path) -> tuple[VQKD, PyTree, Codebook]:
+  """A network, its parameters and its codebook, from a released file.
 
   Args:
     path: such as vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7.pth.
-    network: what it holds, one of `jaxgen.nn.vqkd.VQKDS`.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is damaged or does not hold this network.
+    ValueError: if it is damaged or does not hold such a network.
   """
-  return from_original(read_state(path), network)
+  state = read_state(path)
+  network = described(state)
+  return network, *from_original(state, network)
+
+
+def described(state: State) -> VQKD:
+  """The network whose tensors a file holds.
+
+  Heads are taken to have 64 channels, as in all that were released.
+
+  Raises:
+    ValueError: if it holds none.
+  """
+  parts = {}
+  for part, task in _TASKS.items():
+    last = f"{task}.2.weight"
+    names = (f"{part}.patch_embed.proj.weight", f"{part}.{_FC1}", last)
+    lacking = [name for name in names if name not in state]
+    if lacking:
+      raise ValueError(
+        f"The checkpoint has no {lacking[0]}: not a tokenizer of BEiT v2."
+      )
+    width, _, patch_size, _ = state[names[0]].shape
+    layers = sum(
+      name.startswith(f"{part}.") and name.endswith(".norm1.weight")
+      for name in state
+    )
+    heads, mlp_width = max(1, width // 64), len(state[names[1]])
+    backbone = plain_vit(width, layers, heads, mlp_width, patch_size)
+    parts[part] = PatchFeatures(backbone, len(state[last]))
+  return VQKD(parts["encoder"], parts["decoder"])
 
 
 def from_original(state: State, network: VQKD) -> tuple[PyTree, Codebook]:

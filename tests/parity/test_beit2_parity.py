@@ -140,7 +140,11 @@ def test_files_of_the_tokenizer(tokenizer, tmp_path):
   torch = pytest.importorskip("torch")
   tensors = {k: torch.from_numpy(v.copy()) for k, v in (back | extra).items()}
   torch.save({"model": tensors}, tmp_path / "vqkd.pth")
-  again, codebook = vqkd.load(tmp_path / "vqkd.pth", TOKENIZER)
+  network, again, codebook = vqkd.load(tmp_path / "vqkd.pth")
+  # Heads are taken to have 64 channels.
+  parts = [network.encoder, network.decoder]
+  parts = [x.clone(backbone=x.backbone.clone(num_heads=4)) for x in parts]
+  assert VQKD(*parts) == TOKENIZER
   jax.tree.map(np.testing.assert_array_equal, again, params)
   np.testing.assert_array_equal(codebook.embedding, book.embedding)
   assert codebook.started
@@ -148,6 +152,10 @@ def test_files_of_the_tokenizer(tokenizer, tmp_path):
     vqkd.from_original(state | {"decoder.extra": np.ones(1)}, TOKENIZER)
   with pytest.raises(ValueError, match=r"no quantize\.embedding\.weight: not"):
     vqkd.from_original({}, TOKENIZER)
+  with pytest.raises(
+    ValueError, match=r"no encoder\.patch_embed\.proj\.weight"
+  ):
+    vqkd.described({})
   wide = TOKENIZER.clone(encoder=TOKENIZER.encoder.clone(features=9))
   with pytest.raises(ValueError, match=r"\(24, 8\) for \(24, 9\)"):
     vqkd.from_original(state, wide)
@@ -184,6 +192,8 @@ def test_dino():
   """The biases of keys, which are not read, change nothing."""
   network = Dino(plain_vit(32, 2, 4, 128, 8))
   state = original_state("dino")
+  backbone = dino.described(state).backbone
+  assert Dino(backbone.clone(num_heads=4)) == network
   params = dino.from_original(state, network)
   found = jax.jit(network.apply)({"params": params}, STORED["teacher_x"])
   close(found.patches, STORED["dino_tokens"][:, 1:])
@@ -198,6 +208,8 @@ def test_dino():
   jax.tree.map(np.testing.assert_array_equal, again, params)
   with pytest.raises(ValueError, match="no pos_embed: not DINO's"):
     dino.from_original({}, network)
+  with pytest.raises(ValueError, match="no pos_embed: not a vision transf"):
+    dino.described({})
 
 
 def test_what_teachers_see():
