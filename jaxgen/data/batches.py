@@ -254,10 +254,16 @@ def _cropped(
 
 
 def _raw(example: Example) -> Example:
-  """The example, its image not to be written to, since it may be kept."""
-  image = check_image(example["image"]).view()
-  image.flags.writeable = False
-  return {**example, "image": image}
+  """The example, not to be written to, since it may be kept."""
+  check_image(example["image"])
+  return {name: _frozen(value) for name, value in example.items()}
+
+
+def _frozen(value: Any) -> Any:
+  if isinstance(value, np.ndarray):
+    value = value.view()
+    value.flags.writeable = False
+  return value
 
 
 def _transformed(

@@ -72,7 +72,7 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
   image = _open(data)
   if channels == 1 and image.mode not in _GRAY_MODES:
     raise ValueError(f"wanted a gray image (1 channel), got {image.mode}")
-  return _to_array(image.convert(_MODES[channels]))
+  return from_pil(image.convert(_MODES[channels]))
 
 
 def decode_label_map(data: bytes) -> np.ndarray:
@@ -103,7 +103,7 @@ def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
   if (height, width) == (size, size):
     return image
   filters = optional("PIL.Image").Resampling
-  pil = _to_pil(image)
+  pil = to_pil(image)
   while min(pil.size) >= 2 * size:
     pil = pil.resize((pil.width // 2, pil.height // 2), filters.BOX)
   scale = size / min(pil.size)
@@ -111,7 +111,7 @@ def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
     (round(pil.width * scale), round(pil.height * scale)), filters.BICUBIC
   )
   left, top = (pil.width - size) // 2, (pil.height - size) // 2
-  return _to_array(pil)[top : top + size, left : left + size]
+  return from_pil(pil)[top : top + size, left : left + size]
 
 
 def celeba_crop(
@@ -138,8 +138,8 @@ def celeba_crop(
       f"{size}, got an image of {height} x {width}"
     )
   bilinear = optional("PIL.Image").Resampling.BILINEAR
-  square = _to_pil(image[top : top + box, left : left + box])
-  return _to_array(square.resize((size, size), bilinear))
+  square = to_pil(image[top : top + box, left : left + box])
+  return from_pil(square.resize((size, size), bilinear))
 
 
 def shrink(images: Images, size: int) -> Images:
@@ -208,7 +208,7 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     raise TypeError(f"save_png takes a uint8 image, got {image.dtype}")
   if image.ndim == 2:
     image = image[..., None]
-  pil = _to_pil(image)
+  pil = to_pil(image)
   path = Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
@@ -259,11 +259,13 @@ def _check_size(image: np.ndarray, size: int) -> tuple[int, int]:
   return height, width
 
 
-def _to_pil(image: np.ndarray) -> Any:
+def to_pil(image: np.ndarray) -> Any:
+  """The image as PIL has it; TypeError or ValueError if it is none."""
   gray = check_image(image).shape[-1] == 1
   return optional("PIL.Image").fromarray(image[..., 0] if gray else image)
 
 
-def _to_array(pil: Any) -> np.ndarray:
+def from_pil(pil: Any) -> np.ndarray:
+  """uint8 [H, W, C] of an image of PIL, not to be written to."""
   array = np.asarray(pil)
   return array[..., None] if array.ndim == 2 else array

@@ -68,7 +68,7 @@ def test_a_batch_is_what_the_transform_returns():
 
 
 def test_draws_are_new_in_each_epoch_and_uniform():
-  batches = take(train_batches(SOURCE, N, 8, 0, transform=views), 30)
+  batches = take(train_batches(SOURCE, N, 8, 0, transform=views), 16)
   masks = np.stack([b["mask"][np.argsort(b["label"])] for b in batches])
   deviation = np.sqrt(0.25 / masks.size)
   assert abs(masks.mean() - 0.5) < 4 * deviation
