@@ -39,6 +39,7 @@ class Pretrain:
     tokenizer: where the frozen tokenizer is: a workdir of `experiments.dvae`,
       or a folder with DALL-E's encoder.pkl and decoder.pkl. Its view has as
       many of its tokens as the network's has patches.
+    second_filter: renders that view.
     target: what is predicted of a patch: its visual "tokens", or its "pixels"
       as in the paper's ablation, which need no tokenizer.
     recover: of which patches: those "masked", or "all".
@@ -86,6 +87,7 @@ class Pretrain:
   flip: bool = True
   crop_area: float = 0.08
   tokenizer: str = ""
+  second_filter: Literal["bilinear", "bicubic", "lanczos"] = "lanczos"
   target: Literal["tokens", "pixels"] = "tokens"
   recover: Literal["masked", "all"] = "masked"
   mask: Literal["blockwise", "random"] = "blockwise"

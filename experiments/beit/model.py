@@ -17,8 +17,8 @@ from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
 from jaxgen.types import Array, Key, PyTree
 
 Normalize = Literal["half", "imagenet"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of values in [0, 1]
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Pretrained(NamedTuple):
@@ -58,11 +58,20 @@ def make_classifier(config: Finetune) -> Classifier:
   return Classifier(backbone, config.num_classes, config.mean_pool)
 
 
-def normalized(images: Array, kind: Normalize) -> Array:
-  """Images in [-1, 1] `[B, H, W, C]` as a network takes them.
+def moments(kind: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation, of values in [-1, 1], that pixels are given.
 
-  "half" leaves them; "imagenet" subtracts ImageNet's mean and divides by its
-  standard deviation, both of [0, 1].
+  "half" leaves images in [-1, 1] as they are; "imagenet" subtracts ImageNet's
+  mean and divides by its standard deviation.
+  """
+  if kind == "half":
+    return (0.0,) * 3, (1.0,) * 3
+  mean = tuple(2 * m - 1 for m in _IMAGENET_MEAN)
+  return mean, tuple(2 * s for s in _IMAGENET_STD)
+
+
+def normalized(images: Array, kind: Normalize) -> Array:
+  """Images in [-1, 1] `[B, H, W, C]` as a network takes them; see `moments`.
 
   Raises:
     ValueError: "imagenet" was asked of images without three colours.
@@ -75,10 +84,9 @@ def normalized(images: Array, kind: Normalize) -> Array:
       f"{images.shape[-1]}"
     )
   mean, std = (
-    jnp.array(x, jnp.float32)[None, None, None]
-    for x in (IMAGENET_MEAN, IMAGENET_STD)
+    jnp.array(x, jnp.float32)[None, None, None] for x in moments(kind)
   )
-  return ((images + 1) / 2 - mean) / std
+  return (images - mean) / std
 
 
 def load(path: str) -> Pretrained:
@@ -98,13 +106,19 @@ def load(path: str) -> Pretrained:
   head = {}
   if isinstance(network, Classifier):
     head = {name: x for name, x in params.items() if name != "backbone"}
-  name = Path(path).name
-  normalize: Normalize | None = None
-  if "22k" in name:
-    normalize = "half"
-  elif "pt1k" in name:
-    normalize = "imagenet"
+  normalize = normalize_of(Path(path).name)
   return Pretrained(network.backbone, params["backbone"], head, size, normalize)
+
+
+def normalize_of(name: str) -> Normalize | None:
+  """How a published file's images are normalised; None if no name tells.
+
+  Pre-training on ImageNet-22k took values in [-1, 1], on ImageNet-1k the mean
+  and standard deviation of ImageNet.
+  """
+  if "22k" in name:
+    return "half"
+  return "imagenet" if "pt1k" in name else None
 
 
 def _load_run(workdir: Path) -> Pretrained:
