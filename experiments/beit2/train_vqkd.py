@@ -116,7 +116,8 @@ def random_view(
 ) -> dict[str, np.ndarray]:
   """A random crop of an image, mirrored or not; no colours are changed."""
   image = example["image"]
-  box = transforms.random_box(rng, *image.shape[:2], scale=(area, 1.0))
+  height, width = image.shape[:2]
+  box = transforms.random_box(rng, height, width, (area, 1.0))
   image = transforms.render(image, box, size)
   return {"image": transforms.random_flip(rng, image, 0.5 if flip else 0.0)}
 

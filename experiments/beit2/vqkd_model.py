@@ -156,4 +156,3 @@ def load_tokenizer(path: Path) -> Tokenizer:
     network.encoder.backbone.patch_size,
     channels,
   )
-

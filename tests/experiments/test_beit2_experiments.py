@@ -10,12 +10,21 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from experiments import tokenizers
-from experiments.beit2 import teachers, train_vqkd, vqkd_model
+from experiments.beit import model as beit
+from experiments.beit.pretrain import train as train_beit
+from experiments.beit2 import (
+  finetune,
+  pretrain,
+  teachers,
+  train_vqkd,
+  vqkd_model,
+)
 from experiments.beit2.config import CONFIGS, Tokenizer
 from experiments.beit2.train_vqkd import random_view, train
 from jaxgen import data, training
 from jaxgen.metrics import features
 from jaxgen.nn import norm_ema
+from jaxgen.nn.beit import BEITS, PatchAggregationModel
 from jaxgen.nn.norm_ema import Codebook
 from jaxgen.nn.vqkd import VQKDS
 
@@ -102,6 +111,72 @@ def test_a_trained_tokenizer_is_loaded(run):
   u = np.asarray(norm_ema.unit(z)).reshape(8, 49, 1, -1)
   nearest = np.square(u - np.asarray(codebook.embedding)).sum(-1).argmin(-1)
   np.testing.assert_array_equal(tokens, nearest)
+
+
+@pytest.mark.parametrize(
+  ("name", "layers", "epochs", "b2", "drop_path"),
+  [
+    ("base_300ep", (12, 9), 300, 0.98, 0.0),
+    ("base_1600ep", (12, 9), 1600, 0.999, 0.1),
+    ("large_300ep", (24, 21), 300, 0.98, 0.0),
+    ("large_1600ep", (24, 21), 1600, 0.999, 0.1),
+  ],
+)
+def test_the_released_pretraining(name, layers, epochs, b2, drop_path):
+  """The commands in PRETRAINING.md."""
+  config = pretrain.CONFIGS[name]
+  assert (config.num_layers, config.early_layer) == layers
+  assert (config.steps, config.warmup) == (epochs * 625, 6250)
+  assert (config.b2, config.drop_path) == (b2, drop_path)
+  assert (config.lr, config.clip_norm, config.weight_decay) == (1.5e-3, 3, 0.05)
+  assert (config.crop_area, config.second_filter) == (0.2, "bicubic")
+  assert (config.num_masked, config.exact_mask) == (75, True)
+  assert (config.normalize, config.batch_size) == ("imagenet", 2048)
+  network = beit.make_mim(config, 8192)
+  size = "base" if layers[0] == 12 else "large"
+  wanted = BEITS[size].clone(drop_path=drop_path)
+  assert network == PatchAggregationModel(wanted, 8192, layers[1])
+
+
+@pytest.mark.parametrize(
+  ("name", "lr", "epochs", "layer_decay", "drop_path", "mixup"),
+  [
+    ("base_300ep", 5e-4, (100, 20), 0.65, 0.1, 0.8),
+    ("base_1600ep", 5e-4, (100, 20), 0.6, 0.2, 0.8),
+    ("large_300ep", 5e-4, (50, 5), 0.8, 0.2, 0.8),
+    ("large_1600ep", 2e-4, (50, 5), 0.8, 0.2, 0.8),
+    ("base_21kto1k", 5e-5, (30, 20), 0.75, 0.1, 0.0),
+    ("large_21kto1k", 7e-5, (20, 5), 0.8, 0.25, 0.0),
+  ],
+)
+def test_the_released_fine_tuning(
+  name, lr, epochs, layer_decay, drop_path, mixup
+):
+  """The commands in get_started_for_image_classification.md."""
+  config = finetune.CONFIGS[name]
+  assert (config.lr, config.layer_decay) == (lr, layer_decay)
+  assert (config.drop_path, config.mixup) == (drop_path, mixup)
+  steps = 1_281_167 // 1024
+  assert config.steps == epochs[0] * steps
+  assert config.warmup == epochs[1] * steps
+  assert (config.weight_decay, config.normalize) == (0.05, "imagenet")
+
+
+def test_pretraining_with_a_trained_tokenizer(run, tmp_path):
+  config = dataclasses.replace(
+    pretrain.CONFIGS["mnist5k"],
+    tokenizer=str(run),
+    workdir=str(tmp_path / "mim"),
+    smoke=True,
+    steps=2,
+  )
+  workdir = train_beit(config)
+  for line in lines(workdir):
+    both = line["main"] + line["aggregated"]
+    assert line["loss"] == pytest.approx(both, rel=1e-5)
+    assert 2 < line["loss"] / np.log(16) < 2.5 or line["step"] > 3
+  found = beit.load(str(workdir))
+  assert set(found.params) >= {"block_0", "relative_bias", "mask_token"}
 
 
 def test_the_step_of_the_released_size():
