@@ -98,7 +98,7 @@ def network_of(state: State) -> tuple[beit.Network, int]:
     network = PatchAggregationModel(
       backbone,
       state["lm_head.weight"].shape[0],
-      backbone.num_layers - _LATE_LAYERS,
+      max(1, backbone.num_layers - _LATE_LAYERS),
       extra,
       "cls_pt_norm.weight" not in state,
     )

@@ -84,7 +84,7 @@ def image_patches(images: Array, patch_size: int) -> Array:
 def patch_aggregation_loss(
   logits: tuple[Array, Array], tokens: Array, mask: Array
 ) -> tuple[Array, dict[str, Array]]:
-  """`masked_image_loss` of both predictions (Peng et al. 2022, section 2.3).
+  """`masked_image_loss` of both predictions (Peng et al. 2022, "BEiT v2").
 
   Args:
     logits: of `PatchAggregationModel`, the main ones and the aggregated.
@@ -111,7 +111,7 @@ def patch_aggregation_loss(
 def vq_kd_loss(
   features: Array, target: Array, quantizer_loss: Array
 ) -> tuple[Array, dict[str, Array]]:
-  """What a VQ-KD tokenizer is trained for (Peng et al. 2022, Eq. 2).
+  """What a VQ-KD tokenizer is trained for (Peng et al. 2022, "BEiT v2").
 
   mean over patches of (1 - cos(o_i, t_i)) + the quantizer's loss. The paper's
   third term, of the codes, is a moving average in its code.

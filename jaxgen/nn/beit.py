@@ -191,10 +191,10 @@ class MaskedImageModel(nn.Module):
 class PatchAggregationModel(nn.Module):
   """`MaskedImageModel`, and the tokens once more by way of the class token.
 
-  BEiT v2's patch aggregation (Peng et al. 2022, section 2.3). Besides the last
-  block's patches, two more blocks get the last block's class token with the
-  patches of an earlier block: what they lack must pass through the class token,
-  which so learns to stand for the image. The blocks are left out afterwards.
+  The patch aggregation of Peng et al. 2022, "BEiT v2". Two more blocks get the
+  last block's class token with the patches of an earlier block: what these lack
+  must pass through the class token, which so learns to stand for the image. The
+  blocks are left out afterwards.
 
   Attributes:
     backbone: with a mask token.

@@ -21,7 +21,7 @@ class VisionFeatures(NamedTuple):
 
   Attributes:
     patches: `[B, N, D]`, one vector a patch. CLIP was not trained on them, but
-      BEiT v2's tokenizer is (Peng et al. 2022, section 2.1).
+      BEiT v2's tokenizer is (Peng et al. 2022).
     pooled: `[B, D]`, of the class token: CLIP's embedding of the image.
   """
 

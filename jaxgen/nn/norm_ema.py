@@ -1,8 +1,8 @@
 """BEiT v2's codebook: unit vectors that follow what they stand for.
 
 Peng et al. 2022, "BEiT v2: Masked Image Modeling with Vector-Quantized Visual
-Tokenizers", section 2.1, as its code has it. The codes have no gradient and no
-loss of their own; a moving average moves them.
+Tokenizers", as its code (microsoft/unilm, beit2) has it. The codes have no
+gradient and no loss of their own; a moving average moves them.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def unit(x: Array) -> Array:
 
 
 def quantize(z: Array, codebook: Codebook, beta: float = 1.0) -> Quantized:
-  """The nearest codes of features on the sphere (Peng et al. 2022, Eq. 1).
+  """The nearest codes of features on the sphere (Peng et al. 2022, VQ-KD).
 
       u = z / |z|,   k = argmin_k |u - e_k|,   z_q = u + sg(e_k - u)
       loss = beta mean |u - sg(e_k)|^2

@@ -1,9 +1,9 @@
 """BEiT v2's tokenizer: vector-quantised knowledge distillation, VQ-KD.
 
 Peng et al. 2022, "BEiT v2: Masked Image Modeling with Vector-Quantized Visual
-Tokenizers", section 2.1. An encoder makes a code of every patch; a decoder
-tells from the codes what a teacher, CLIP or DINO, sees in the patches. Only the
-encoder and the codebook are needed afterwards.
+Tokenizers". An encoder makes a code of every patch; a decoder tells from the
+codes what a teacher, CLIP or DINO, sees in the patches. Only the encoder and
+the codebook are needed afterwards.
 """
 
 from typing import NamedTuple

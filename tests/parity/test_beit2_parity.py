@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from seeded_weights import seeded_state
 
-from jaxgen.convert import beit, clip_vision, dino, vqkd
+from jaxgen.convert import beit, beit_files, clip_vision, dino, vqkd
 from jaxgen.convert.beit import to_tensor
 from jaxgen.masked import vq_kd_loss
 from jaxgen.nn import norm_ema
@@ -175,6 +175,16 @@ def test_patch_aggregation(name):
   assert_equal(beit.to_original(params), state)
   with pytest.raises(ValueError, match="transformers has no patch aggr"):
     beit.to_transformers(params)
+
+
+def test_the_network_follows_from_a_released_file():
+  """12 blocks, then two that aggregate: the patches are those of the 9th."""
+  network = PatchAggregationModel(Beit(8, 32, 12, 4, 128), 16)
+  x = jnp.zeros((1, 32, 32, 3))
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  found, size = beit_files.network_of(beit.to_original(zeros))
+  assert (found, size) == (network, 32)
 
 
 def test_clip():
