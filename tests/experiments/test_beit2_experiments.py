@@ -19,7 +19,7 @@ from experiments.beit2 import (
   train_vqkd,
   vqkd_model,
 )
-from experiments.beit2.config import CONFIGS, Tokenizer
+from experiments.beit2.config import CONFIGS, Tokenizer, smoke
 from experiments.beit2.train_vqkd import random_view, train
 from jaxgen import data, training
 from jaxgen.metrics import features
@@ -39,10 +39,13 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """A smoke run, as the command line makes it."""
+  """A smoke run, with a checkpoint at the end alone."""
   workdir = tmp_path_factory.mktemp("vqkd")
   config = dataclasses.replace(
-    CONFIGS["mnist5k"], workdir=str(workdir), test_split="test[:20]", smoke=True
+    smoke(CONFIGS["mnist5k"]),
+    workdir=str(workdir),
+    test_split="test[:20]",
+    save_every=6,
   )
   return train(config)
 
@@ -184,7 +187,7 @@ def test_pretraining_with_a_trained_tokenizer(run, tmp_path):
 
 def test_the_step_of_the_released_size():
   """Its codebook is in the memory; the batch is split over the devices."""
-  config = dataclasses.replace(CONFIGS["base_3_clip"], batch_size=16)
+  config = dataclasses.replace(CONFIGS["base_1_clip"], batch_size=16)
   teacher = teachers.Teacher(
     jnp.ones(()), lambda p, x: p * jnp.ones((len(x), 196, 512))
   )

@@ -131,12 +131,19 @@ def test_a_codebook_is_placed_then_moved(variables):
 
 
 def test_restarts_need_a_key(variables):
+  apply = lambda: TINY.clone(restart=0.5).apply(
+    variables, IMAGES, waiting_codebook(6, 4), True
+  )
+  with pytest.raises(ValueError, match="needs a key in training, got None"):
+    jax.eval_shape(apply)
+
+
+@pytest.mark.slow
+def test_restarts(variables):
   network = TINY.clone(restart=0.5)
   e = jnp.eye(4)[jnp.array([0, 1, 2, 3, 3, 3])]
   book = Codebook(e, jnp.zeros(6), jnp.ones((), bool))
   apply = jax.jit(network.apply, static_argnames="train")
-  with pytest.raises(ValueError, match="needs a key in training, got None"):
-    apply(variables, IMAGES, book, train=True)
   out = apply(variables, IMAGES, book, train=True, key=jax.random.key(0))
   # Of three equal codes the first is chosen: the others begin anew, with the
   # mean of 24 hundredths over six codes.
