@@ -21,6 +21,7 @@ from jaxgen.convert.clip import (
   tensor_name,
 )
 from jaxgen.convert.configs import read_config
+from jaxgen.convert.positions import side_of
 from jaxgen.convert.state import State, below, fill, to_torch
 from jaxgen.convert.torch_files import is_script, read_script_state, read_state
 from jaxgen.nn.clip_vision import ClipVision
@@ -135,11 +136,13 @@ def described(state: State) -> ClipVision:
       convolutional.
   """
   state = below("visual.", state)
-  if "proj" not in state or "conv1.weight" not in state:
+  none = np.zeros(())
+  patches, proj = state.get("conv1.weight", none), state.get("proj", none)
+  if patches.ndim != 4 or proj.ndim != 2:
     raise ValueError(
       "The checkpoint has no visual.proj: not a vision transformer of CLIP."
     )
-  width, _, patch_size, _ = state["conv1.weight"].shape
+  width, _, patch_size, _ = patches.shape
   layers = sum(name.endswith("attn.in_proj_weight") for name in state)
   mlp = state.get("transformer.resblocks.0.mlp.c_fc.bias")
   return ClipVision(
@@ -148,7 +151,7 @@ def described(state: State) -> ClipVision:
     num_layers=layers,
     num_heads=max(1, width // 64),  # in all of them
     mlp_width=4 * width if mlp is None else len(mlp),
-    projection=state["proj"].shape[1],
+    projection=proj.shape[1],
   )
 
 
@@ -215,7 +218,7 @@ def from_transformers(state: State, network: ClipVision) -> PyTree:
     raise ValueError(
       f"The checkpoint has no {_POSITIONS}: not CLIP's vision transformer."
     )
-  side = round((len(state[_POSITIONS]) - 1) ** 0.5)
+  side = side_of(state[_POSITIONS])
   state[_POSITIONS] = state[_POSITIONS].T  # which `fill` undoes
   return fill(_template(network, side), _name, state)
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert.beit import original_name, to_tensor
+from jaxgen.convert.positions import side_of
 from jaxgen.convert.state import State, fill
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.dino import Dino
@@ -47,11 +48,11 @@ def described(state: State) -> Dino:
     ValueError: if it holds none; some of DINO's are convolutional.
   """
   state = without_prefixes(state)
-  lacking = [n for n in (_POSITIONS, _PATCHES, _FC1) if n not in state]
-  if lacking:
-    raise ValueError(
-      f"The checkpoint has no {lacking[0]}: not a vision transformer of DINO."
-    )
+  for name, ndim in ((_POSITIONS, 3), (_PATCHES, 4), (_FC1, 2)):
+    if name not in state or state[name].ndim != ndim:
+      raise ValueError(
+        f"The checkpoint has no {name}: not a vision transformer of DINO."
+      )
   width, _, patch_size, _ = state[_PATCHES].shape
   layers = sum(name.endswith(".norm1.weight") for name in state)
   heads = max(1, width // 64)  # in all of them
@@ -88,7 +89,7 @@ def from_original(state: State, network: Dino) -> PyTree:
       ours[name] = tensor
   if _POSITIONS not in ours:
     raise ValueError(f"The checkpoint has no {_POSITIONS}: not DINO's.")
-  side = round((ours[_POSITIONS].shape[1] - 1) ** 0.5)
+  side = side_of(ours[_POSITIONS])
   return fill(_template(network, side), original_name, ours)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert.beit import original_name, to_tensor
+from jaxgen.convert.positions import side_of
 from jaxgen.convert.state import ParamPath, State, fill
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.norm_ema import Codebook, waiting_codebook
@@ -58,11 +59,7 @@ def described(state: State) -> VQKD:
   for part, task in _TASKS.items():
     last = f"{task}.2.weight"
     names = (f"{part}.patch_embed.proj.weight", f"{part}.{_FC1}", last)
-    lacking = [name for name in names if name not in state]
-    if lacking:
-      raise ValueError(
-        f"The checkpoint has no {lacking[0]}: not a tokenizer of BEiT v2."
-      )
+    _check_there(state, dict(zip(names, (4, 2, 2), strict=True)))
     width, _, patch_size, _ = state[names[0]].shape
     layers = sum(
       name.startswith(f"{part}.") and name.endswith(".norm1.weight")
@@ -87,12 +84,7 @@ def from_original(state: State, network: VQKD) -> tuple[PyTree, Codebook]:
     for name, tensor in state.items()
     if not name.startswith(_TRAINING) and name not in _DEAD
   }
-  wanted = (_CODES, _POSITIONS, _PATCHES)
-  lacking = [name for name in wanted if name not in state]
-  if lacking:
-    raise ValueError(
-      f"The checkpoint has no {lacking[0]}: not a tokenizer of BEiT v2."
-    )
+  _check_there(state, {_CODES: 2, _POSITIONS: 3, _PATCHES: 4})
   codes = state.pop(_CODES)
   n = len(codes)
   usage = state.pop(_USAGE, np.zeros(n, np.float32))
@@ -103,7 +95,7 @@ def from_original(state: State, network: VQKD) -> tuple[PyTree, Codebook]:
       f"The checkpoint has wrong shapes: {_CODES} {codes.shape} for {shape} "
       f"and {_USAGE} {usage.shape} for {(n,)}."
     )
-  side = round((state[_POSITIONS].shape[1] - 1) ** 0.5)
+  side = side_of(state[_POSITIONS])
   channels = state[_PATCHES].shape[1]
   params = fill(_template(network, side, channels), _name, state)
   codebook = Codebook(
@@ -126,6 +118,15 @@ def to_original(params: PyTree, codebook: Codebook) -> dict[str, np.ndarray]:
     _STARTED: np.asarray(codebook.started, np.float32).reshape(1),
   }
   return state | {_DEAD[0]: np.zeros_like(usage), _DEAD[1]: codes}
+
+
+def _check_there(state: State, wanted: dict[str, int]) -> None:
+  """Raises ValueError unless tensors of so many axes are there."""
+  for name, ndim in wanted.items():
+    if name not in state or state[name].ndim != ndim:
+      raise ValueError(
+        f"The checkpoint has no {name}: not a tokenizer of BEiT v2."
+      )
 
 
 def _name(path: ParamPath) -> str:

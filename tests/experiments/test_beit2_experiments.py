@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments import tokenizers
+from experiments import results, tokenizers
 from experiments.beit import model as beit
 from experiments.beit.pretrain import train as train_beit
 from experiments.beit2 import (
+  codebooks,
   finetune,
   pretrain,
+  table1,
   teachers,
   train_vqkd,
   vqkd_model,
@@ -203,6 +205,39 @@ def test_the_step_of_the_released_size():
   assert {"rec", "quant", "used", "perplexity", "collapsed"} < set(metrics)
   places = training.state_sharding(mesh, state.memory)
   assert places.embedding.spec == PartitionSpec()
+
+
+def test_a_table_of_codebooks(run, tmp_path, capsys):
+  codebooks.main([str(run)], out=str(tmp_path))
+  values = json.loads((run / "evaluation.json").read_text())
+  printed = capsys.readouterr().out
+  assert f"| 1 block, CLIP | 100% |  |  | {values['used']:.1%} |" in printed
+  (path,) = tmp_path.glob("*.json")
+  saved = results.Result(**json.loads(path.read_text()))
+  assert saved.values["codes used"] == values["used"]
+  assert saved.config["teacher"] == "mnist5k-cnn"
+  rows = {name: codebooks.row_name(CONFIGS[name]) for name in CONFIGS}
+  assert rows["base_3_clip"] == rows["mnist5k_3"] == "3 blocks, CLIP"
+  dino = dataclasses.replace(CONFIGS["base_1_dino"], teacher="dino:file.pth")
+  assert codebooks.row_name(dino) == "1 block, DINO"
+  with pytest.raises(ValueError, match="no row 2 blocks, CLIP for mnist5k"):
+    codebooks.row_name(
+      dataclasses.replace(CONFIGS["mnist5k"], decoder_layers=2)
+    )
+
+
+def test_rows_of_released_files():
+  end = "patch16_224_pt1k_ft21kto1k.pth"
+  assert table1.row_name(f"beitv2_large_{end}") == "BEiT v2-L, then 21k labels"
+  assert (
+    table1.row_name("beitv2_base_patch16_224_pt1k_300e_ft1k.pth")
+    == "BEiT v2-B, 300 epochs"
+  )
+  with pytest.raises(ValueError, match="no row for beitv2_base_x"):
+    table1.row_name("beitv2_base_x.pth")
+  assert {row.command.rsplit("-")[-1] for row in table1.ROWS} < set(
+    finetune.CONFIGS
+  )
 
 
 def test_recent_usage_by_hand():

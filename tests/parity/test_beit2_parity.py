@@ -218,6 +218,9 @@ def test_dino():
   head = {"module.head.mlp.0.weight": np.ones((2, 2), np.float32)}
   again = dino.from_original(whole | head, network)
   jax.tree.map(np.testing.assert_array_equal, again, params)
+  odd = state | {"pos_embed": np.zeros((1, 16, 32), np.float32)}
+  with pytest.raises(ValueError, match=r"square of patches .* \(1, 16, 32\)"):
+    dino.from_original(odd, network)
   with pytest.raises(ValueError, match="no pos_embed: not DINO's"):
     dino.from_original({}, network)
   with pytest.raises(ValueError, match="no pos_embed: not a vision transf"):
