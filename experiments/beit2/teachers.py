@@ -90,7 +90,8 @@ def _vision(network: Any, params: PyTree, colours: Any) -> Teacher:
 def _shipped(name: str) -> Teacher:
   """The last map of a small classifier, whose patches are 4 x 4 pixels.
 
-  It sees images at the size that it was trained with.
+  It sees images at the size that it was trained with. The map is taken before
+  its nonlinearity, after which all vectors point in much the same direction.
   """
   state = read_safetensors(SHIPPED / f"{name}.safetensors")
   params = unflatten_dict(
@@ -107,7 +108,7 @@ def _shipped(name: str) -> Teacher:
       capture_intermediates=lambda module, _: module.name == "norm_3",
       mutable=["intermediates"],
     )
-    last = jax.nn.relu(kept["intermediates"]["norm_3"]["__call__"][0])
+    last = kept["intermediates"]["norm_3"]["__call__"][0]
     return last.reshape(len(x), -1, last.shape[-1])
 
   return Teacher(params, features)

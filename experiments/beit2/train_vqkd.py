@@ -3,7 +3,7 @@
   python -m experiments.beit2.train_vqkd base_3_clip --dtype bfloat16 \\
     --teacher clip:ViT-B-16.pt --workdir runs/vqkd
   python -m experiments.beit2.train_vqkd openmoji64 --dtype bfloat16  # one GPU
-  python -m experiments.beit2.train_vqkd mnist5k  # 2 CPU cores, 2 minutes
+  python -m experiments.beit2.train_vqkd mnist5k  # one CPU core, 3 minutes
 
 The same command continues a run that was stopped or killed. The release trained
 on 8 V100 for 100 epochs of ImageNet-1k; of its 8192 codes 97% are in use
