@@ -48,6 +48,8 @@ TABLES = (
   "beit.table9",
   "beit.table11",
   "beit.replica",
+  "beit2.table1",
+  "beit2.codebooks",
 )
 
 

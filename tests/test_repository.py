@@ -133,6 +133,8 @@ import jaxgen.data.views, jaxgen.training.mixing
 import jaxgen.nn.segmentation, jaxgen.convert.beit_segmentation
 import jaxgen.data.scenes, jaxgen.data.segmentation
 import jaxgen.training.segmentation_losses
+import jaxgen.nn.vqkd, jaxgen.convert.vqkd, jaxgen.convert.clip_vision
+import jaxgen.nn.dino, jaxgen.convert.dino
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

@@ -5,6 +5,8 @@ from jaxgen.masked.objectives import (
   image_patches,
   masked_image_loss,
   masked_pixel_loss,
+  patch_aggregation_loss,
+  vq_kd_loss,
 )
 
 __all__ = [
@@ -12,5 +14,7 @@ __all__ = [
   "image_patches",
   "masked_image_loss",
   "masked_pixel_loss",
+  "patch_aggregation_loss",
   "random_mask",
+  "vq_kd_loss",
 ]

@@ -237,11 +237,13 @@ class PatchEmbedding(nn.Module):
     patch_size: P.
     width: channels of a vector.
     dtype: of the computation; parameters are float32.
+    use_bias: whether one vector is added to all.
   """
 
   patch_size: int
   width: int
   dtype: DTypeLike = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -249,8 +251,10 @@ class PatchEmbedding(nn.Module):
     p = self.patch_size
     b, h, w, c = x.shape
     kernel = self.param("kernel", small_normal(), (p, p, c, self.width))
-    bias = self.param("bias", nn.initializers.zeros, (self.width,))
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(b, (h // p) * (w // p), p * p * c).astype(self.dtype)
     y = x @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
+    if not self.use_bias:
+      return y
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
     return y + bias.astype(self.dtype)[None, None]
