@@ -63,8 +63,11 @@ _HEADS = {
   },
 }
 _LEAVES = {"kernel": "weight", "scale": "weight"}
-_TABLES = ("text_embed.weight", "embed_positions.A.weight")
-_TABLES += ("embed_positions.B.weight",)
+_TABLES = (
+  "text_embed.weight",
+  "embed_positions.A.weight",
+  "embed_positions.B.weight",
+)
 _QKV = r"(.*)\.(q|k|v)_proj\.(.*)$"
 
 

@@ -96,9 +96,7 @@ def beam_search(
     last = jax.lax.dynamic_index_in_dim(
       search.tokens, search.length - 1, axis=2, keepdims=False
     )
-    logits, memory = step(
-      search.memory, last.reshape(-1), search.length - 1
-    )
+    logits, memory = step(search.memory, last.reshape(-1), search.length - 1)
     search = search._replace(memory=memory)
     return _advanced(search, logits, end, length_penalty)
 

@@ -1,5 +1,6 @@
 """Masked data modelling: BEiT-3's one objective for images, texts and pairs."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.masked.objectives import masked_image_loss
@@ -92,9 +93,10 @@ def masked_data_loss(
   given = {name: part for name, part in parts.items() if part is not None}
   if not given:
     raise ValueError("masked_data_loss needs images or texts, got neither")
-  metrics = {}
+  total, metrics = jnp.zeros(()), {}
   for name, part in given.items():
     loss, found = masked_image_loss(*part)
     metrics[f"{name}_loss"] = loss
     metrics[f"{name}_accuracy"] = found["accuracy"]
-  return sum(metrics[f"{name}_loss"] for name in given), metrics
+    total += loss
+  return total, metrics

@@ -21,7 +21,7 @@ FIRST_POSITION = 2
 
 
 class Encoded(NamedTuple):
-  """What the trunk makes of its input; None for a modality that is absent.
+  """What the trunk makes of its input; a modality that is absent has 0 tokens.
 
   Attributes:
     image: `[B, N + 1, C]`, the class token first, then the patches.
@@ -29,8 +29,8 @@ class Encoded(NamedTuple):
     memory: keys and values of every block, of the tokens in this order.
   """
 
-  image: Array | None
-  text: Array | None
+  image: Array
+  text: Array
   memory: tuple[Memory, ...]
 
 
@@ -140,11 +140,7 @@ class Beit3(nn.Module):
       norm = lambda way: layer_norm(f"norm_{way}", self.dtype)
       shared = self.shared_attention
       h = norm("shared")(h) if shared else by_modality(h, split, norm)
-    return Encoded(
-      None if images is None else h[:, :split],
-      None if tokens is None else h[:, split:],
-      tuple(memory),
-    )
+    return Encoded(h[:, :split], h[:, split:], tuple(memory))
 
   def _block(self, module: type[MultiwayBlock], i: int) -> MultiwayBlock:
     return module(

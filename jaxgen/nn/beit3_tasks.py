@@ -73,10 +73,10 @@ class MaskedDataModel(nn.Module):
       deterministic=deterministic,
     )
     visual, text = None, None
-    if encoded.image is not None:
+    if images is not None:
       head = vocabulary(self.num_tokens, "image_head", self.trunk)
       visual = _float(head(chosen(encoded.image[:, 1:], patches)))
-    if encoded.text is not None:
+    if tokens is not None:
       head = vocabulary(self.trunk.vocab_size, "text_head", self.trunk)
       text = _float(head(chosen(encoded.text, words)))
     return visual, text
@@ -117,6 +117,7 @@ class Retrieval(nn.Module):
   trunk: Beit3
 
   def setup(self):
+    """The two matrices and s."""
     width, init = self.trunk.width, small_normal()
     self.vision_head = nn.Dense(width, use_bias=False, kernel_init=init)
     self.language_head = nn.Dense(width, use_bias=False, kernel_init=init)
@@ -208,7 +209,7 @@ class VisualReasoning(nn.Module):
     padding: Array | None = None,
     deterministic: bool = True,
   ) -> Array:
-    """Logits `[B, num_classes]`, float32, of images and others `[B, H, W, 3]`."""
+    """Logits `[B, num_classes]`, float32, of two images `[B, H, W, 3]` each."""
     both = jnp.concatenate([images, others])
     twice = lambda x: None if x is None else jnp.concatenate([x, x])
     encoded = self.trunk(

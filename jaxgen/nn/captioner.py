@@ -57,6 +57,7 @@ class Captioner(nn.Module):
   trunk: Beit3
 
   def setup(self):
+    """The layer of the words' logits."""
     self.mlm_head = vocabulary(self.trunk.vocab_size, None, self.trunk)
 
   def __call__(

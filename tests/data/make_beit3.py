@@ -61,9 +61,7 @@ def config(**changes):
 def seeded(model, prefix=""):
   shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
   state = seeded_state({prefix + k: v for k, v in shapes.items()}, 0)
-  tensors = {
-    k.removeprefix(prefix): torch.tensor(v) for k, v in state.items()
-  }
+  tensors = {k.removeprefix(prefix): torch.tensor(v) for k, v in state.items()}
   model.load_state_dict(tensors)
   return model.eval()
 
@@ -210,6 +208,18 @@ def interpolation(tasks, utils, model, stored):
   stored["positions_48"] = table.numpy()
 
 
+def rates(factory, model, stored):
+  """Which layer a parameter is of, and whether it is decayed."""
+  skipped = model.no_weight_decay()
+  groups = factory.get_parameter_groups(model, 0.05, skipped)
+  decays = {id(p): g["weight_decay"] > 0 for g in groups for p in g["params"]}
+  named = dict(model.named_parameters())
+  assert list(named) == stored["retrieval_names"].tolist()
+  stored["retrieval_decayed"] = [decays[id(p)] for p in named.values()]
+  layers = [factory.get_num_layer_for_vit(name, 4) for name in named]
+  stored["retrieval_layers"] = layers
+
+
 @torch.no_grad()
 def main() -> None:
   sys.meta_path.insert(0, Absent())
@@ -218,6 +228,7 @@ def main() -> None:
   sys.path.insert(0, str(Path(sys.argv[1]) / "beit3"))
   import engine_for_finetuning as engine
   import modeling_finetune as tasks
+  import optim_factory
   import utils
 
   images, tokens, padding, patches = inputs()
@@ -234,6 +245,7 @@ def main() -> None:
   vision_branch(models["classifier"], stored, pixels[:2])
   decoding(engine, models, stored, pixels)
   losses(utils, stored)
+  rates(optim_factory, models["retrieval"], stored)
   interpolation(tasks, utils, models["classifier"], stored)
   np.savez_compressed(Path(__file__).with_name("beit3.npz"), **stored)
 

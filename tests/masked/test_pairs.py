@@ -14,6 +14,7 @@ from jaxgen.masked import (
   masked_data_loss,
   retrieval_recalls,
 )
+from jaxgen.training import make_mesh, shard_batch
 
 MASK, PAD = 99, 1
 
@@ -91,9 +92,7 @@ def test_the_whole_batch_is_compared_over_devices():
   rng = np.random.default_rng(0)
   u, v = rng.standard_normal((2, 16, 4), np.float32)
   loss = lambda u, v: contrastive_loss(u, v, 1.5)[0]
-  mesh = jax.make_mesh((8,), ("data",))
-  spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  sharded = jax.device_put((u, v), spec)
+  sharded = shard_batch(make_mesh(), (u, v))
   want = jax.jit(jax.value_and_grad(loss))(u, v)
   found = jax.jit(jax.value_and_grad(loss))(*sharded)
   for a, b in zip(found, want, strict=True):

@@ -23,6 +23,7 @@ from jaxgen.nn.beit3_tasks import (
   VisualReasoning,
 )
 from jaxgen.nn.captioner import Captioner, caption_mask
+from jaxgen.training.layer_decay import decayed, rate_scales
 
 STORED = np.load(Path(__file__).parents[1] / "data/beit3.npz")
 TRUNK = Beit3(8, 32, 2, 4, 64, 40, 20)
@@ -81,8 +82,8 @@ def test_trunk(kind):
     options["attention_mask"] = caption_mask(17, 6)
   apply = jax.jit(lambda p: TRUNK.apply(p, images, *text, **options))
   encoded = apply({"params": params_of("trunk")})
-  parts = [part for part in encoded[:2] if part is not None]
-  close(np.concatenate(parts, 1), STORED[f"trunk_{kind}"])
+  found = np.concatenate([encoded.image, encoded.text], 1)
+  close(found, STORED[f"trunk_{kind}"])
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "trunk"])
@@ -109,6 +110,20 @@ def test_positions_of_another_size():
   np.testing.assert_array_equal(
     found[:3], params["trunk"]["vision_positions"][:3]
   )
+
+
+def test_rates_and_weight_decay_of_parameters():
+  """decay^(L + 1 - i), and what is not decayed, as the released code has it."""
+  params = params_of("retrieval")
+  names = STORED["retrieval_names"].tolist()
+  for tree, stored in (
+    (rate_scales(params, 2, 0.5), 0.5 ** (3 - STORED["retrieval_layers"])),
+    (decayed(params), STORED["retrieval_decayed"]),
+  ):
+    values = jax.tree.map(lambda p, v: np.full(p.shape, v), params, tree)
+    state = beit3.to_original(values, NETWORKS["retrieval"])
+    for name, value in zip(names, stored, strict=True):
+      assert np.all(state[name] == value), name
 
 
 def words_of(decoded):
