@@ -1,5 +1,6 @@
 """Beam search against all texts there are; tests/parity has the original."""
 
+import functools
 import itertools
 
 import jax
@@ -20,29 +21,25 @@ def log_probabilities(seed, batch):
   return np.asarray(jax.nn.log_softmax(logits))
 
 
-def searched(table, beams, penalty, **options):
-  batch = len(table)
-  rows = jnp.arange(batch).repeat(beams)
+@functools.partial(jax.jit, static_argnums=1)
+def searched(table, beams, penalty):
+  rows = jnp.arange(len(table)).repeat(beams)
 
   def step(before, words, at):
     del at
-    return jnp.asarray(table)[rows, before, words], words
+    return table[rows, before, words], words
 
-  before = jnp.full((batch * beams,), START)
-  return jax.jit(
-    lambda: beam_search(
-      step,
-      before,
-      batch,
-      start=START,
-      end=END,
-      pad=PAD,
-      num_beams=beams,
-      length_penalty=penalty,
-      max_length=LENGTH,
-      **options,
-    )
-  )()
+  return beam_search(
+    step,
+    jnp.full_like(rows, START),
+    len(table),
+    start=START,
+    end=END,
+    pad=PAD,
+    num_beams=beams,
+    length_penalty=penalty,
+    max_length=LENGTH,
+  )
 
 
 def finished_texts():

@@ -70,7 +70,14 @@ def test_every_tensor_of_the_files(name):
     np.testing.assert_array_equal(back[key], tensor, err_msg=key)
 
 
-@pytest.mark.parametrize("kind", ["vision", "text", "pair", "caption"])
+# What is left out of the default run is in the tasks' tests, too.
+SLOW = [
+  pytest.param(kind, marks=pytest.mark.slow)
+  for kind in ("vision", "text", "caption")
+]
+
+
+@pytest.mark.parametrize("kind", ["pair", *SLOW])
 def test_trunk(kind):
   """Images, padded texts, pairs, and pairs with a caption's attention."""
   images = None if kind == "text" else IMAGES
