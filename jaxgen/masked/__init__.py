@@ -3,8 +3,12 @@
 from jaxgen.masked.beam_search import beam_search
 from jaxgen.masked.captioning import caption_loss, write_captions
 from jaxgen.masked.data_modelling import mask_words, masked_data_loss
-from jaxgen.masked.masks import blockwise_mask
-from jaxgen.masked.objectives import masked_image_loss
+from jaxgen.masked.masks import blockwise_mask, random_mask
+from jaxgen.masked.objectives import (
+  image_patches,
+  masked_image_loss,
+  masked_pixel_loss,
+)
 from jaxgen.masked.pairs import (
   answer_loss,
   answer_targets,
@@ -19,9 +23,12 @@ __all__ = [
   "blockwise_mask",
   "caption_loss",
   "contrastive_loss",
+  "image_patches",
   "mask_words",
   "masked_data_loss",
   "masked_image_loss",
+  "masked_pixel_loss",
+  "random_mask",
   "retrieval_recalls",
   "write_captions",
 ]
