@@ -17,6 +17,10 @@ from jaxgen.data.images import (
 )
 from jaxgen.data.loading import Source, load
 from jaxgen.data.rand_augment import rand_augment, random_erasing
+from jaxgen.data.sentencepiece import (
+  beit3_tokenizer,
+  train_unigram_tokenizer,
+)
 from jaxgen.data.tokenizers import (
   TextTokenizer,
   bert_tokenizer,
@@ -43,6 +47,7 @@ __all__ = [
   "Source",
   "TextTokenizer",
   "augment",
+  "beit3_tokenizer",
   "bert_tokenizer",
   "celeba_crop",
   "center_crop_resize",
@@ -63,5 +68,6 @@ __all__ = [
   "to_uint8",
   "to_unit",
   "train_batches",
+  "train_unigram_tokenizer",
   "train_word_tokenizer",
 ]
