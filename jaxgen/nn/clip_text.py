@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.types import Array
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -74,7 +75,8 @@ class ClipBlock(nn.Module):
       self._dense(width, width**-0.5, name)(y).reshape(b, n, self.num_heads, -1)
       for name in ("q", "k", "v")
     )
-    y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    causal = jnp.tril(jnp.ones((n, n), bool))
+    y = attention(q, k, v, mask=causal)
     x = x + self._dense(width, last_std, "proj_out")(y.reshape(b, n, width))
 
     y = layer_norm("norm2", self.dtype)(x)

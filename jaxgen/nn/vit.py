@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.layers import Dropout, Initializer
 from jaxgen.types import Array
 
@@ -102,7 +103,7 @@ class Attention(nn.Module):
     )
     if bias is not None:
       bias = bias[None]
-    y = jax.nn.dot_product_attention(q, k, v, bias=bias)
+    y = attention(q, k, v, bias=bias)
     proj = nn.Dense(
       c,
       dtype=self.dtype,
