@@ -101,7 +101,7 @@ class Beit3(nn.Module):
       images: `[B, H, W, 3]`, of N = (H / P) (W / P) patches; None for texts.
       tokens: integers `[B, L]`; None for images alone.
       padding: `[B, L]`, True where a token is padding: it starts as 0, and no
-        other looks at it.
+        token looks at it. Not all of a text without an image may be padding.
       patch_mask: `[B, N]`, True where a patch is replaced by the mask token.
       attention_mask: `[n, M + n]` or `[B, n, M + n]`, True where one of the n
         tokens, the rows, may look.
@@ -245,7 +245,7 @@ class Beit3(nn.Module):
 def _allowed(
   attention_mask: Array | None, padding: Array | None, others: int
 ) -> Array | None:
-  """Where tokens may look, of `dot_product_attention`'s axes.
+  """Where tokens may look, of `attention`'s axes.
 
   Args:
     attention_mask: `[n, m]` or `[B, n, m]`.

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.vit import DropPath, small_normal
 from jaxgen.types import Array
 
@@ -96,7 +97,7 @@ class Attention(nn.Module):
     if past is not None:
       keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)
       values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)
-    y = jax.nn.dot_product_attention(q, keys, values, mask=mask)
+    y = attention(q, keys, values, mask=mask)
     return self._each(y.reshape(b, n, c), split, self._out), (k, v)
 
   def _each(
@@ -189,7 +190,7 @@ class MultiwayBlock(nn.Module):
       deterministic: no stochastic depth; else a key of the rng "drop_path".
     """
     drop_path = DropPath(self.drop_path, name="drop")
-    attention = Attention(
+    attend = Attention(
       self.num_heads,
       self.shared_attention,
       self.sub_norm,
@@ -202,7 +203,7 @@ class MultiwayBlock(nn.Module):
       y = norm("shared")(x)
     else:
       y = by_modality(x, split, norm)
-    y, memory = attention(y, split, mask, past)
+    y, memory = attend(y, split, mask, past)
     x = x + drop_path(y, deterministic)
 
     pair = pair and self.pair_expert
