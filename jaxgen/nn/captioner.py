@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.nn.beit3 import Beit3
+from jaxgen.nn.beit3 import FIRST_POSITION, Beit3
 from jaxgen.nn.beit3_tasks import chosen, vocabulary
 from jaxgen.nn.multiway import Memory
 from jaxgen.types import Array
@@ -37,7 +37,16 @@ def caption_mask(num_image: int, length: int) -> np.ndarray:
 
 
 def empty_memory(trunk: Beit3, batch: int, length: int) -> Memories:
-  """Room for the keys and values of `length` words of each caption."""
+  """Room for the keys and values of `length` words of each caption.
+
+  Raises:
+    ValueError: the trunk has no positions for so many.
+  """
+  longest = trunk.text_positions - FIRST_POSITION
+  if length > longest:
+    raise ValueError(
+      f"Captions may have {longest} tokens at most, got a length of {length}."
+    )
   shape = (batch, length, trunk.num_heads, trunk.width // trunk.num_heads)
   zeros = jnp.zeros(shape, trunk.dtype)
   return ((zeros, zeros),) * trunk.num_layers

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import tokenizers
-from experiments.beit3 import batches, model, pretrain, retrieval
+from experiments.beit3 import batches, model, pretrain, replica, retrieval
 from experiments.beit3.config import (
   PRETRAININGS,
   RETRIEVALS,
@@ -167,6 +167,16 @@ def test_retrieval_of_a_pretrained_trunk(pretrained, tmp_path):
   assert result["row"] == "pre-trained"
   values = result["values"]
   assert 0 <= values["TR@1"] <= values["TR@5"] <= values["TR@10"] <= 100
+
+
+@pytest.mark.slow
+def test_the_replica(tmp_path):
+  """All of its runs, shrunk."""
+  text = replica.replicate((0,), str(tmp_path), smoke=True)
+  assert "| from scratch |" in text
+  assert "| pre-trained |" in text
+  assert "helps retrieval (TR@1): openmoji/32: **" in text
+  assert (tmp_path / "table.md").read_text() == text
 
 
 class Search:

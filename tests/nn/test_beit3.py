@@ -254,5 +254,7 @@ def test_remat_and_half_precision():
 def test_what_does_not_fit_is_refused(args, options, message):
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda: TINY.init(jax.random.key(0), *args, **options))
+  with pytest.raises(ValueError, match="18 tokens at most, got a length of 19"):
+    empty_memory(TINY, 2, 19)
   with pytest.raises(ValueError, match="its 5 heads, got 32"):
     TINY.clone(num_heads=5).init(jax.random.key(0), IMAGES)
