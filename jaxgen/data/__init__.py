@@ -19,6 +19,10 @@ from jaxgen.data.loading import Source, load
 from jaxgen.data.rand_augment import rand_augment, random_erasing
 from jaxgen.data.scenes import DigitScenes
 from jaxgen.data.segmentation import SegmentationCrops
+from jaxgen.data.sentencepiece import (
+  beit3_tokenizer,
+  train_unigram_tokenizer,
+)
 from jaxgen.data.tokenizers import (
   TextTokenizer,
   bert_tokenizer,
@@ -47,6 +51,7 @@ __all__ = [
   "Source",
   "TextTokenizer",
   "augment",
+  "beit3_tokenizer",
   "bert_tokenizer",
   "celeba_crop",
   "center_crop_resize",
@@ -67,5 +72,6 @@ __all__ = [
   "to_uint8",
   "to_unit",
   "train_batches",
+  "train_unigram_tokenizer",
   "train_word_tokenizer",
 ]

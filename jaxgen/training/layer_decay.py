@@ -15,8 +15,12 @@ from jaxgen.types import Array, PyTree
 
 Rate = float | Callable[[Array], Array]
 
-_EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed")
-_NOT_DECAYED = ("cls_token", "pos_embed")
+# BEiT-3's, in the second line: of them images' positions alone are not decayed.
+_EMBEDDINGS = (
+  *("cls_token", "mask_token", "pos_embed", "patch_embed"),
+  *("text_embed", "vision_positions", "text_positions"),
+)
+_NOT_DECAYED = ("cls_token", "pos_embed", "vision_positions")
 
 
 def rate_scales(params: PyTree, num_layers: int, decay: float) -> PyTree:
