@@ -32,7 +32,7 @@ __all__ = [
   "masked_pixel_loss",
   "patch_aggregation_loss",
   "random_mask",
-  "vq_kd_loss",
   "retrieval_recalls",
+  "vq_kd_loss",
   "write_captions",
 ]
