@@ -214,8 +214,9 @@ PLAIN = dataclasses.replace(
   lr=1e-3,
 )
 
-# Scenes of digits, each pixel the digit's or the background's: about ten minutes
-# on two CPU cores. The backbone is that of `experiments.beit.pretrain mnist5k`.
+# Scenes of digits, each pixel the digit's or the background's: about ten
+# minutes on two CPU cores. The backbone is that of `experiments.beit.pretrain
+# mnist5k`.
 MNIST = Config(
   name="mnist5k_seg",
   dataset="mnist5k",
