@@ -32,6 +32,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("dvae")
   config = dataclasses.replace(
     CONFIGS["mnist5k_dalle"],
+    halvings=1,
     workdir=str(workdir),
     test_split="test[:20]",
     smoke=True,
@@ -95,13 +96,13 @@ def test_a_run_leaves_its_files(run):
   for name in ("loss.png", "reconstructions.png"):
     assert (run / name).exists()
   found = json.loads((run / "reconstruction.json").read_text())
-  assert found["tokens"] == 20 * 49
+  assert found["tokens"] == 20 * 196
   assert 1 <= found["perplexity"] <= 16 * found["used"] + 1e-3
   assert 0 < found["l1"] < 1
 
 
 def test_what_is_logged(run):
-  """The schedules, and the loss as beta sums its parts: 49 of 784 numbers."""
+  """The schedules, and the loss: 196 positions to 784 numbers."""
   beta = [0, 3.3, 6.6, 6.6, 6.6, 6.6]
   angles = np.pi * np.arange(5) / 4
   tau = 1 / 16 + (15 / 16) * (1 + np.cos(angles)) / 2
@@ -111,7 +112,7 @@ def test_what_is_logged(run):
     [x["tau"] for x in found], [*tau, 1 / 16], rtol=1e-5
   )
   for line in found:
-    want = line["nll"] + line["beta"] * line["kl"] * 49 / 784
+    want = line["nll"] + line["beta"] * line["kl"] * 196 / 784
     assert line["loss"] == pytest.approx(want, rel=1e-5)
     assert (16 * line["used"]) == int(16 * line["used"])
     assert line["perplexity"] <= 16
@@ -122,19 +123,19 @@ def test_what_is_logged(run):
 def test_a_workdir_is_a_tokenizer(run):
   """What the networks say with the averaged parameters, row after row."""
   found = tokenizers.load(run)
-  assert (found.vocabulary, found.factor, found.channels) == (16, 4, 1)
+  assert (found.vocabulary, found.factor, found.channels) == (16, 2, 1)
   source = data.load("mnist5k", "test[:3]")
   x = np.stack([data.to_unit(example["image"]) for example in source])
   tokens = jax.jit(found.encode)(found.params, x)
-  assert (tokens.shape, tokens.dtype) == ((3, 49), jnp.int32)
+  assert (tokens.shape, tokens.dtype) == ((3, 196), jnp.int32)
   config, params = models.restore_run(run, Config)
   encoder, decoder, _ = model.make_networks(config)
   mapped = 0.8 * (x + 1) / 2 + 0.1
   logits = encoder.apply({"params": params["encoder"]}, mapped)
   np.testing.assert_array_equal(
-    tokens.reshape(3, 7, 7), np.asarray(logits).argmax(-1)
+    tokens.reshape(3, 14, 14), np.asarray(logits).argmax(-1)
   )
-  z = np.eye(16, dtype=np.float32)[np.asarray(tokens).reshape(3, 7, 7)]
+  z = np.eye(16, dtype=np.float32)[np.asarray(tokens).reshape(3, 14, 14)]
   outputs = decoder.apply({"params": params["decoder"]}, z)
   mean = jax.nn.sigmoid(outputs[..., :1])
   want = 2 * np.clip((mean - 0.1) / 0.8, 0, 1) - 1
