@@ -214,8 +214,9 @@ PLAIN = dataclasses.replace(
   lr=1e-3,
 )
 
-# Scenes of digits, each pixel the digit's or the background's: minutes on two
-# CPU cores. The backbone is that of `experiments.beit.pretrain mnist5k`.
+# Scenes of digits, each pixel the digit's or the background's: about ten
+# minutes on two CPU cores. The backbone is that of `experiments.beit.pretrain
+# mnist5k`.
 MNIST = Config(
   name="mnist5k_seg",
   dataset="mnist5k",
@@ -225,10 +226,10 @@ MNIST = Config(
   image_channels=1,
   num_classes=NUM_CLASSES,
   reduce_zero_label=False,
-  crop_size=56,
-  stride=40,
-  long=224,
-  short=56,
+  crop_size=40,
+  stride=28,
+  long=256,
+  short=64,
   ratios=(0.75, 1.5),
   max_share=0.95,
   flip=False,
@@ -243,9 +244,9 @@ MNIST = Config(
   drop_path=0.0,
   lr=2e-3,
   layer_decay=0.75,
-  warmup_steps=30,
-  decay_steps=400,
-  steps=400,
+  warmup_steps=40,
+  decay_steps=800,
+  steps=800,
   save_every=200,
   log_every=10,
 )

@@ -3,8 +3,9 @@
 The test of mmsegmentation 0.11: an image is resized, cut into overlapping
 windows, whose logits are averaged and brought back to the image's own size;
 probabilities of several sizes and of their mirror images are averaged. Images
-differ in size: what is compiled is the network for one batch of windows, and
-small programs for canvases whose sides are multiples of half a window.
+differ in size: what is compiled is the network for batches of 1, 2, 4, ...
+windows, and small programs for canvases whose sides are multiples of half a
+window.
 """
 
 from collections import Counter
@@ -145,12 +146,11 @@ class ImageSegmenter:
 
     Args:
       weights: configuration, network and variables.
-      window_batch: windows at a time, over all devices.
+      window_batch: most windows at a time, over all devices.
     """
     self._config = weights.config
     self._mesh = training.make_mesh()
-    size = self._mesh.size
-    self._window_batch = -(-window_batch // size) * size
+    self._window_batch = max(window_batch, self._mesh.size)
     self._variables = training.shard_state(self._mesh, weights.variables)
     self._programs = make_programs(weights.config, weights.network, self._mesh)
 
@@ -188,9 +188,10 @@ class ImageSegmenter:
     for top, left in places:
       count[top : top + crop, left : left + crop] += 1
     canvas = jnp.zeros((*shape, config.num_classes))
-    for start in range(0, len(places), self._window_batch):
-      some = places[start : start + self._window_batch]
-      canvas = self._programs.add(canvas, *self._windows(x, some))
+    while places:
+      n = self._batch_size(len(places))
+      canvas = self._programs.add(canvas, *self._windows(x, places[:n], n))
+      places = places[n:]
     rows, columns = (
       _padded_taps(two_taps(n, size), padded)
       for n, size, padded in zip(
@@ -203,11 +204,18 @@ class ImageSegmenter:
       total, canvas, np.maximum(count, 1), rows, columns, look.weight
     )
 
+  def _batch_size(self, count: int) -> int:
+    """Devices times a power of two: enough for so many windows, or the most."""
+    size = self._mesh.size
+    while size < count and 2 * size <= self._window_batch:
+      size *= 2
+    return size
+
   def _windows(
-    self, x: np.ndarray, places: Sequence[tuple[int, int]]
+    self, x: np.ndarray, places: Sequence[tuple[int, int]], n: int
   ) -> tuple[Array, np.ndarray, np.ndarray, np.ndarray]:
-    """Logits of windows, where they are, and which are not filling."""
-    n, crop = self._window_batch, self._config.crop_size
+    """Logits of n windows, where they are, and which are not filling."""
+    crop = self._config.crop_size
     windows = np.zeros((n, crop, crop, x.shape[-1]), np.float32)
     tops, lefts = np.zeros((2, n), np.int32)
     for i, (top, left) in enumerate(places):
@@ -252,7 +260,7 @@ def segment_all(
     weights: configuration, network and variables.
     images: examples with `image` and `segmentation`.
     multi: the test of several scales.
-    window_batch: windows at a time.
+    window_batch: most windows at a time.
   """
   segment = ImageSegmenter(weights, window_batch)
   for i in track(range(len(images)), "segmenting", transient=True):

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -38,6 +37,7 @@ from jaxgen.data.segmentation import normalize, resize_image
 from jaxgen.nn.segmentation import ConvNorm, slide
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_poly
 
+make_mesh = training.make_mesh
 DATA = Path(__file__).parents[1] / "data"
 RELEASED = json.loads((DATA / "segmentation_configs.json").read_text())
 # A pre-training of the smoke run's network and images.
@@ -58,6 +58,10 @@ def quick_compilation():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
+
+
+def on_one_device(**kwargs):
+  return make_mesh(**kwargs, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +92,8 @@ def run(pretrained, tmp_path_factory):
     workdir=str(tmp_path_factory.mktemp("run") / "run"),
     smoke=True,
   )
-  one = partial(training.make_mesh, devices=jax.devices()[:1])
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training, "make_mesh", one)
+    patch.setattr(training, "make_mesh", on_one_device)
     return segment.train(config)
 
 
@@ -284,7 +287,7 @@ class Stub:
     return (jnp.concatenate([x, 0.1 * x**2, -x], -1),)
 
 
-def test_windows_are_averaged_and_brought_back():
+def test_windows_are_averaged_and_brought_back(monkeypatch):
   """Against whole arrays: `slide`, a resize of each look, the mean."""
   config = dataclasses.replace(
     smoke(MNIST), num_classes=3, crop_size=16, stride=12, long=64, short=12
@@ -305,7 +308,11 @@ def test_windows_are_averaged_and_brought_back():
     want += weight * y[:, :: -1 if mirrored else 1]
   assert want.sum() == pytest.approx(25 * 40, rel=1e-5)
   weights = segment_model.Weights(config, Stub(), {})
-  found = segment_eval.ImageSegmenter(weights, window_batch=3)(image, True)
+  monkeypatch.setattr(training, "make_mesh", on_one_device)
+  segmenter = segment_eval.ImageSegmenter(weights, window_batch=3)
+  sizes = [segmenter._batch_size(count) for count in (1, 2, 3, 9)]
+  assert sizes == [1, 2, 2, 2]
+  found = segmenter(image, True)
   near = np.sort(want)[..., -1] - np.sort(want)[..., -2] < 1e-4
   np.testing.assert_array_equal(found[~near], want.argmax(-1)[~near])
   assert near.mean() < 0.02
