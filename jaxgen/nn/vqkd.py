@@ -146,7 +146,9 @@ def plain_vit(
   """A vision transformer as BEiT v2's tokenizers have it.
 
   Absolute positions, no relative ones, no LayerScale, no mask token; q and v
-  have biases, k has none.
+  have biases, k has none. Weights begin as in BEiT's pre-training, cut off at
+  +- 0.02; the release draws its tokenizers' from the whole normal, and those of
+  patches as PyTorch does by default.
   """
   return BEITS["base_plain"].clone(
     patch_size=patch_size,

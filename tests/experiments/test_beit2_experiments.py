@@ -47,6 +47,7 @@ def run(tmp_path_factory):
     smoke(CONFIGS["mnist5k"]),
     workdir=str(workdir),
     test_split="test[:20]",
+    restart=0.0,  # which would add to the usage
     save_every=6,
   )
   return train(config)
