@@ -10,8 +10,9 @@ seed. From scratch all layers have the full rate; all else is equal.
 
 Not run yet at full length; a second call continues what was stopped.
 
-Pre-training sees no other data than retrieval does, while the paper's saw a
-thousand times as much: what helps here can only be the objective.
+Pre-training sees no other data than retrieval does, while the paper's saw
+thousands of times as much: what helps here can only be the objective, and that
+there are more updates.
 """
 
 import dataclasses
