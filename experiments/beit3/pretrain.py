@@ -2,9 +2,9 @@
 
   python -m experiments.beit3.pretrain giant --tokenizer VQKD --spm beit3.spm \\
     --dtype bfloat16 --remat --fsdp 8
-  python -m experiments.dvae.train openmoji32 --workdir runs/dvae-openmoji32
+  python -m experiments.dvae.train openmoji64
   python -m experiments.beit3.pretrain openmoji32 \\
-    --tokenizer runs/dvae-openmoji32  # 2 CPU cores, minutes
+    --tokenizer runs/dvae-openmoji64
 
 The same command continues a run that was stopped or killed. The paper's giant
 network saw a million batches of 6,144; its code, its weights and most of its

@@ -1,6 +1,6 @@
 """BEiT-3 in small, in one command: does masked data modelling help retrieval?
 
-  python -m experiments.beit3.replica  # two quiet CPU cores, about an hour
+  python -m experiments.beit3.replica
 
 On openmoji: a discrete autoencoder is trained; with its tokens a small network
 is pre-trained on the emoji, their names, and both; then a dual encoder is
@@ -8,8 +8,11 @@ trained to find the emoji of a name, from the pre-trained trunk and from
 scratch, and searches the emoji held out. All but the autoencoder once for every
 seed. From scratch all layers have the full rate; all else is equal.
 
-Pre-training sees no other data than retrieval does, while the paper's saw a
-thousand times as much: what helps here can only be the objective.
+Not run yet at full length; a second call continues what was stopped.
+
+Pre-training sees no other data than retrieval does, while the paper's saw
+thousands of times as much: what helps here can only be the objective, and that
+there are more updates.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
   python -m experiments.beit3.retrieval coco_base --dtype bfloat16 \\
     --init beit3_base_itc_patch16_224.pth --spm beit3.spm
-  python -m experiments.beit3.retrieval openmoji32  # 2 CPU cores, minutes
+  python -m experiments.beit3.retrieval openmoji32
   python -m experiments.beit3.retrieval openmoji32 \\
     --init runs/beit3-openmoji32 --workdir runs/retrieval-pretrained
 
