@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.convert import beit, positions
+from jaxgen.convert import beit, beit_files, positions
 from jaxgen.convert.state import read_safetensors
 from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
 
@@ -47,7 +47,15 @@ def exchanged(model, network, directory):
   assert back.keys() == state.keys()
   for name, tensor in state.items():
     np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+  holds(directory, network, params)
   return params
+
+
+def holds(path, network, params):
+  """The file or folder tells its network itself."""
+  found, same, size = beit_files.read(path)
+  assert (found, size) == (network, 32)
+  jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
 def close(found, want):
@@ -104,6 +112,15 @@ def test_classifier(tmp_path):
   found = jax.jit(backbone.apply)({"params": params["backbone"]}, IMAGES)
   for ours, theirs in zip(found, hidden[1:], strict=True):
     close(ours, theirs)
+  # As the release stores it: indices of positions are in the file.
+  tensors = {
+    name: torch.from_numpy(np.array(tensor))
+    for name, tensor in beit.to_original(params).items()
+  }
+  index = torch.zeros(17, 17, dtype=torch.int64)
+  tensors["blocks.0.attn.relative_position_index"] = index
+  torch.save({"model": tensors}, tmp_path / "beit.pth")
+  holds(tmp_path / "beit.pth", network, params)
 
 
 def test_resized_positions():
