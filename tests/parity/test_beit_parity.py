@@ -144,11 +144,9 @@ def test_attention_weights(tmp_path):
     **SIZES, use_relative_position_bias=True, attn_implementation="eager"
   )
   model = randomised(transformers.BeitForImageClassification(config))
-  backbone = TINY.clone(
-    relative_positions="per_block", mask_token=False, remat=True
-  )
-  network = Classifier(backbone, 5)
-  params = exchanged(model, network, tmp_path)
+  backbone = TINY.clone(relative_positions="per_block", mask_token=False)
+  params = exchanged(model, Classifier(backbone, 5), tmp_path)
+  network = Classifier(backbone.clone(remat=True), 5)
   want = model(PIXELS, output_attentions=True).attentions
   kept_too = partial(network.apply, mutable=["intermediates"])
   logits, kept = jax.jit(kept_too)({"params": params}, IMAGES)
