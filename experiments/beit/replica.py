@@ -263,8 +263,8 @@ def _mnist5k() -> Replica:
   changes: dict[str, Any] = {"batch_size": 32, "drop_path": 0.0}
   return Replica(
     dvae_config.CONFIGS["mnist5k"],
-    dataclasses.replace(before, steps=3000, decay_steps=3000, **changes),
-    dataclasses.replace(tuned, steps=1500, decay_steps=1500, **changes),
+    dataclasses.replace(before, steps=2000, decay_steps=2000, **changes),
+    dataclasses.replace(tuned, steps=1000, decay_steps=1000, **changes),
     probe_config.CONFIGS["mnist5k"],
   )
 
