@@ -7,6 +7,8 @@ change when a run is continued.
 import dataclasses
 from typing import Literal
 
+from experiments.checks import check_run
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -100,20 +102,7 @@ class Config:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    for name in ("batch_size", "steps", "save_every", "log_every", "T"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not 0 <= self.dropout < 1:
-      raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-    if not self.lr > 0:
-      raise ValueError(f"lr must be positive, got {self.lr}")
-    if 0 < self.decay_steps < self.steps:
-      raise ValueError(
-        f"the learning rate is 0 after decay_steps = {self.decay_steps}, which "
-        f"must be at least steps = {self.steps}"
-      )
+    check_run(self, "T")
     if self.variance == "learned" and self.loss == "simple":
       raise ValueError(
         "variance='learned' needs loss='bound': the simple loss does not "

@@ -7,6 +7,8 @@ change when a run is continued.
 import dataclasses
 from typing import Literal
 
+from experiments.checks import check_run
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -97,8 +99,9 @@ class Config:
     """Refuses what cannot be trained.
 
     Raises:
-      ValueError: two fields contradict each other.
+      ValueError: a field is out of range, or two contradict each other.
     """
+    check_run(self)
     if (self.loss, self.preconditioning) == ("edm", "original"):
       raise ValueError(
         "loss='edm' needs preconditioning='edm': its weight is 1 / c_out^2"

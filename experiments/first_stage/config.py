@@ -11,6 +11,8 @@ change when a run is continued.
 import dataclasses
 from typing import Any, Literal
 
+from experiments.checks import check_run
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -119,18 +121,7 @@ class Config:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    for name in ("batch_size", "steps", "save_every", "log_every"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not self.lr > 0:
-      raise ValueError(f"lr must be positive, got {self.lr}")
-    if 0 < self.decay_steps < self.steps:
-      raise ValueError(
-        f"the learning rate is 0 after decay_steps = {self.decay_steps}, which "
-        f"must be at least steps = {self.steps}"
-      )
+    check_run(self)
     if self.image_size % self.f:
       raise ValueError(
         f"image_size must be a multiple of f = {self.f}, got {self.image_size}"

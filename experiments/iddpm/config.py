@@ -7,6 +7,8 @@ change when a run is continued.
 import dataclasses
 from typing import Literal
 
+from experiments.checks import check_run
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -109,13 +111,7 @@ class Config:
     Raises:
       ValueError: a field is out of range.
     """
-    for name in ("batch_size", "steps", "save_every", "log_every", "T"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not 0 <= self.dropout < 1:
-      raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+    check_run(self, "T")
     if not 0 <= self.label_dropout < 1 or (
       self.label_dropout and not self.num_classes
     ):
@@ -128,8 +124,6 @@ class Config:
         f"low_res_size {self.low_res_size} does not divide image_size "
         f"{self.image_size}"
       )
-    if not self.lr > 0:
-      raise ValueError(f"lr must be positive, got {self.lr}")
     if self.image_size % self.patch_size:
       raise ValueError(
         f"patch_size {self.patch_size} does not divide image_size "

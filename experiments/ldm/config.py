@@ -9,6 +9,8 @@ what is trained: they may change when a run is continued.
 import dataclasses
 from typing import Literal
 
+from experiments.checks import check_run
+
 Condition = Literal[
   "none", "class", "text", "boxes", "segmentation", "low_res", "mask"
 ]
@@ -149,15 +151,10 @@ class Config:
     Raises:
       ValueError: a field is out of range, or two do not fit.
     """
-    for name in ("batch_size", "steps", "save_every", "log_every", "T"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not self.lr > 0 or self.weight_decay < 0:
+    check_run(self, "T")
+    if self.weight_decay < 0:
       raise ValueError(
-        f"lr must be positive and weight_decay not negative, got {self.lr} "
-        f"and {self.weight_decay}"
+        f"weight_decay must not be negative, got {self.weight_decay}"
       )
     if not 0 <= self.cond_dropout < 1:
       raise ValueError(

@@ -1,7 +1,6 @@
 """The first stage that a latent diffusion works in; it is not trained here."""
 
 import dataclasses
-import importlib
 import json
 import os
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from experiments.first_stage import model as trained
 from experiments.ldm.config import Config
 from jaxgen.nn import posteriors
 from jaxgen.nn.autoencoder import (
@@ -37,7 +37,6 @@ def load(weights: str) -> tuple[FirstStage, PyTree]:
   Raises:
     FileNotFoundError: there is no such file or workdir.
     ValueError: nothing is named, or the file does not hold what it should.
-    ImportError: there is no experiments.first_stage.
   """
   if not weights:
     raise ValueError(
@@ -45,7 +44,6 @@ def load(weights: str) -> tuple[FirstStage, PyTree]:
       "experiments.first_stage.train, or NAME:PATH of a published one "
       f"({', '.join(AUTOENCODERS)})"
     )
-  trained = importlib.import_module("experiments.first_stage.model")
   _, autoencoder, params = trained.load(weights)
   return autoencoder, params
 

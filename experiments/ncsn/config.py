@@ -7,6 +7,7 @@ change when a run is continued.
 import dataclasses
 from typing import Literal
 
+from experiments.checks import check_run
 from jaxgen.nn.ncsn import NETWORKS
 
 
@@ -87,15 +88,9 @@ class Config:
     Raises:
       ValueError: a field is out of range.
     """
-    for name in ("batch_size", "steps", "T", "langevin_steps"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not (self.lr > 0 and self.step_size > 0):
-      raise ValueError(
-        f"lr and step_size must be positive, got {self.lr}, {self.step_size}"
-      )
+    check_run(self, "T", "langevin_steps")
+    if not self.step_size > 0:
+      raise ValueError(f"step_size must be positive, got {self.step_size}")
     if self.network != "small" and self.network not in NETWORKS:
       raise ValueError(
         f"network is 'small' or a published network, got {self.network!r}"

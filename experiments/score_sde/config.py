@@ -9,6 +9,7 @@ change when a run is continued.
 import dataclasses
 from typing import Literal
 
+from experiments.checks import check_run
 from jaxgen.nn.ncsnpp import NETWORKS
 
 
@@ -115,13 +116,7 @@ class Config:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    for name in ("batch_size", "steps", "save_every", "log_every", "T"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not self.lr > 0:
-      raise ValueError(f"lr must be positive, got {self.lr}")
+    check_run(self, "T")
     if self.network != "unet" and self.network not in NETWORKS:
       raise ValueError(
         f"network is 'unet' or a published network, got {self.network!r}"
@@ -130,11 +125,6 @@ class Config:
       raise ValueError("the sub-VP SDE has no discrete levels: continuous only")
     if self.likelihood_weighting and not self.continuous:
       raise ValueError("likelihood weighting needs continuous training")
-    if 0 < self.decay_steps < self.steps:
-      raise ValueError(
-        f"the learning rate is 0 after decay_steps = {self.decay_steps}, which "
-        f"must be at least steps = {self.steps}"
-      )
 
 
 # By the middle of the release's names; the likelihoods of large images are not

@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert.positions import resize_bias_table, resize_positions
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, fill, to_tensor
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.beit import (
   Beit,
@@ -107,9 +107,9 @@ def from_original(
 
 
 def without_indices(state: State) -> dict[str, np.ndarray]:
-  """The state as `fill` takes it: no indices, tables the other way round."""
+  """The state without the indices of relative positions."""
   return {
-    name: tensor.T if name.endswith(_TABLE) else tensor
+    name: tensor
     for name, tensor in state.items()
     if not name.endswith("relative_position_index")
   }
@@ -119,13 +119,6 @@ def to_original(params: PyTree) -> dict[str, np.ndarray]:
   """The tensors of a released file; inverse of `from_original`."""
   flat = flatten_dict(params)
   return {original_name(path): to_tensor(path, x) for path, x in flat.items()}
-
-
-def to_tensor(path: ParamPath, leaf: np.ndarray) -> np.ndarray:
-  """A parameter in PyTorch's layout."""
-  # Tables and the vectors of tokens, [1, 1, C], are as they are.
-  as_is = path[-1] == "table" or np.ndim(leaf) == 3
-  return np.asarray(leaf) if as_is else to_torch(leaf)
 
 
 def from_transformers(

@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert import beit
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, fill, to_tensor
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.segmentation import Segmenter
 from jaxgen.types import PyTree
@@ -79,11 +79,8 @@ def to_original(variables: PyTree) -> dict[str, np.ndarray]:
   """The tensors of a released file; inverse of `from_original`."""
   state = {}
   for path, leaf in flatten_dict(variables).items():
-    if path[1] == "backbone":
-      state[_name(path)] = beit.to_tensor(path[1:], leaf)
-    else:
-      ndim = 4 if path[-2:] == ("classifier", "kernel") else None
-      state[_name(path)] = to_torch(leaf, ndim)
+    ndim = 4 if path[-2:] == ("classifier", "kernel") else None
+    state[_name(path)] = to_tensor(path, leaf, ndim)
   return state
 
 

@@ -18,7 +18,7 @@ from jaxgen.convert.state import (
   ParamPath,
   State,
   fill,
-  to_torch,
+  to_tensor,
   write_safetensors,
 )
 from jaxgen.convert.torch_files import read_state
@@ -52,9 +52,7 @@ _LAYERS = {
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 _TOKENS = "embeddings.token_embedding.weight"
-_POSITIONS = "embeddings.position_embedding.weight"
 _POSITION_IDS = "embeddings.position_ids"
-_NOT_TRANSPOSED = (_TOKENS, _POSITIONS)
 
 # config.json -> field.
 _FIELDS = {
@@ -164,9 +162,6 @@ def from_transformers(state: State, network: ClipText) -> PyTree:
       f"The checkpoint's {prefix}{_POSITION_IDS} are not 0 to "
       f"{network.max_length - 1}."
     )
-  for name in _NOT_TRANSPOSED:
-    if prefix + name in state:
-      state[prefix + name] = state[prefix + name].T
   return fill(
     _template(network), lambda path: prefix + tensor_name(path, _MODULES), state
   )
@@ -181,13 +176,10 @@ def to_transformers(
     params: of a `ClipText`.
     prefix: before every name; `ORIGINAL` is Stable Diffusion 1's.
   """
-  state = {
-    prefix + tensor_name(path, _MODULES): to_torch(leaf)
+  return {
+    prefix + tensor_name(path, _MODULES): to_tensor(path, leaf)
     for path, leaf in flatten_dict(params).items()
   }
-  for name in _NOT_TRANSPOSED:
-    state[prefix + name] = state[prefix + name].T
-  return state
 
 
 def tensor_name(path: ParamPath, modules: Mapping[str, str]) -> str:

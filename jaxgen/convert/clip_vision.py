@@ -22,7 +22,7 @@ from jaxgen.convert.clip import (
 )
 from jaxgen.convert.configs import read_config
 from jaxgen.convert.positions import side_of
-from jaxgen.convert.state import State, below, fill, to_torch
+from jaxgen.convert.state import State, below, fill, to_tensor
 from jaxgen.convert.torch_files import is_script, read_script_state, read_state
 from jaxgen.nn.clip_vision import ClipVision
 from jaxgen.types import PyTree
@@ -219,7 +219,6 @@ def from_transformers(state: State, network: ClipVision) -> PyTree:
       f"The checkpoint has no {_POSITIONS}: not CLIP's vision transformer."
     )
   side = side_of(state[_POSITIONS])
-  state[_POSITIONS] = state[_POSITIONS].T  # which `fill` undoes
   return fill(_template(network, side), _name, state)
 
 
@@ -228,11 +227,10 @@ def to_transformers(params: PyTree) -> dict[str, np.ndarray]:
 
   The inverse of `from_transformers`.
   """
-  state = {
-    _name(path): to_torch(leaf) for path, leaf in flatten_dict(params).items()
+  return {
+    _name(path): to_tensor(path, leaf)
+    for path, leaf in flatten_dict(params).items()
   }
-  state[_POSITIONS] = state[_POSITIONS].T
-  return state
 
 
 def _name(path: tuple[str, ...]) -> str:

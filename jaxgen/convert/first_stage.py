@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert import discriminator, lpips
-from jaxgen.convert.state import ParamPath, State, below, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, below, fill, to_tensor
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.autoencoder import AutoencoderKL, FirstStage, attention_levels
 from jaxgen.types import PyTree
@@ -23,7 +23,6 @@ from jaxgen.types import PyTree
 PREFIX = "first_stage_model."
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_CODEBOOK = "quantize.embedding.weight"  # [n, D], which no layout transposes
 
 _DIFFUSERS_LAYERS = {
   "nin_shortcut": "conv_shortcut",
@@ -169,8 +168,6 @@ def _fill(
   size = 2 ** (len(autoencoder.channel_mult) - 1)
   x = jnp.zeros((1, size, size, kernel.shape[1]))
   template = jax.eval_shape(autoencoder.init, jax.random.key(0), x)["params"]
-  if _CODEBOOK in state:
-    state = {**state, _CODEBOOK: state[_CODEBOOK].T}
   return fill(template, name_of, state)
 
 
@@ -205,9 +202,7 @@ def _export(
   state = {}
   for path, leaf in flatten_dict(params).items():
     wide = path[-1] == "kernel" and path[-2] in convolutions
-    state[name_of(path)] = to_torch(leaf, ndim=4 if wide else None)
-  if _CODEBOOK in state:
-    state[_CODEBOOK] = state[_CODEBOOK].T
+    state[name_of(path)] = to_tensor(path, leaf, ndim=4 if wide else None)
   return state
 
 

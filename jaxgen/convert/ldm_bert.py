@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, fill, to_tensor
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.ldm_bert import LdmBert
 from jaxgen.types import PyTree
@@ -36,7 +36,6 @@ _LAYERS = {
   "fc2": (1, "1.net.2"),
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_NOT_TRANSPOSED = ("token_emb.weight", "pos_emb.emb.weight")
 # Logits of the next token, which nothing trained and nothing uses.
 _UNUSED = ("to_logits.weight", "to_logits.bias")
 
@@ -72,9 +71,6 @@ def from_original(state: State, network: LdmBert) -> PyTree:
   prefix = ORIGINAL if f"{ORIGINAL}token_emb.weight" in state else ""
   unused = {prefix + name for name in _UNUSED}
   state = {name: x for name, x in state.items() if name not in unused}
-  for name in _NOT_TRANSPOSED:
-    if prefix + name in state:
-      state[prefix + name] = state[prefix + name].T
   return fill(_template(network), lambda path: prefix + _name(path), state)
 
 
@@ -88,13 +84,10 @@ def to_original(params: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
     params: of an `LdmBert`.
     prefix: before every name; `ORIGINAL` is that of whole models' files.
   """
-  state = {
-    prefix + _name(path): to_torch(leaf)
+  return {
+    prefix + _name(path): to_tensor(path, leaf)
     for path, leaf in flatten_dict(params).items()
   }
-  for name in _NOT_TRANSPOSED:
-    state[prefix + name] = state[prefix + name].T
-  return state
 
 
 def _name(path: ParamPath) -> str:

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxgen.convert import openai
 from jaxgen.convert.ddpm import diffusers_module
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, fill, to_tensor, to_torch
 from jaxgen.nn.conditioners import ClassEmbedder, SpatialRescaler
 from jaxgen.nn.ldm_unet import UNet
 from jaxgen.types import PyTree
@@ -26,7 +26,6 @@ _TRANSFORMER_LAYERS = {
   "ff_out": "ff.net.2",
 }
 _DIFFUSERS_LAYERS = {"emb_proj": "time_emb_proj", "shortcut": "conv_shortcut"}
-_DIFFUSERS_LABELS = "class_embedding.weight"
 _EMBEDDER = "embedding.weight"
 _RESCALER = "channel_mapper.weight"
 
@@ -84,7 +83,6 @@ def from_original(state: State, network: UNet) -> PyTree:
   """
   template = _template(network)
   modules = set(template)
-  state = _transpose(state, openai.LABELS)
   return fill(
     template, lambda path: _original_name(path, network, modules), state
   )
@@ -93,11 +91,12 @@ def from_original(state: State, network: UNet) -> PyTree:
 def to_original(params: PyTree, network: UNet) -> dict[str, np.ndarray]:
   """CompVis' tensors; inverse of `from_original`."""
   modules = set(params)
-  state = {
-    _original_name(path, network, modules): to_torch(leaf, _ndim(path, network))
+  return {
+    _original_name(path, network, modules): to_tensor(
+      path, leaf, _ndim(path, network)
+    )
     for path, leaf in flatten_dict(params).items()
   }
-  return _transpose(state, openai.LABELS)
 
 
 def from_diffusers(state: State, network: UNet) -> PyTree:
@@ -111,7 +110,7 @@ def from_diffusers(state: State, network: UNet) -> PyTree:
   return fill(
     _template(network),
     lambda path: _diffusers_name(path, len(network.channel_mult)),
-    _transpose(state, _DIFFUSERS_LABELS),
+    state,
   )
 
 
@@ -119,11 +118,10 @@ def to_diffusers(params: PyTree, network: UNet) -> dict[str, np.ndarray]:
   """diffusers' tensors; inverse of `from_diffusers`, and raises like it."""
   _check_diffusers(network)
   levels = len(network.channel_mult)
-  state = {
-    _diffusers_name(path, levels): to_torch(leaf, _ndim(path, network))
+  return {
+    _diffusers_name(path, levels): to_tensor(path, leaf, _ndim(path, network))
     for path, leaf in flatten_dict(params).items()
   }
-  return _transpose(state, _DIFFUSERS_LABELS)
 
 
 def embedder_from_original(state: State, embedder: ClassEmbedder) -> PyTree:
@@ -134,7 +132,6 @@ def embedder_from_original(state: State, embedder: ClassEmbedder) -> PyTree:
   """
   labels = jnp.zeros(1, jnp.int32)
   template = jax.eval_shape(embedder.init, jax.random.key(0), labels)["params"]
-  state = _transpose(state, _EMBEDDER)
   return fill(template, lambda path: _EMBEDDER, state)
 
 
@@ -192,12 +189,6 @@ def _ndim(path: ParamPath, network: UNet) -> int | None:
   *_, scope, leaf = path
   convolutions = ("proj_in", "proj_out", "shortcut")
   return 4 if leaf == "kernel" and scope in convolutions else None
-
-
-def _transpose(state: State, name: str) -> dict[str, np.ndarray]:
-  """The state with an embedding turned, which no layout transposes."""
-  turned = {name: state[name].T} if name in state else {}
-  return {**state, **turned}
 
 
 def _check_diffusers(network: UNet) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.convert.noise_levels import check_sigmas
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, fill, to_tensor
 from jaxgen.convert.torch_files import read_torch
 from jaxgen.diffusion.schedules import geometric_sigmas
 from jaxgen.nn.ncsn import NCSN
@@ -110,11 +110,7 @@ def from_pytorch(state: State, network: NCSN) -> PyTree:
   Raises:
     ValueError: if a tensor is missing, unused or wrong.
   """
-  weights = {
-    name: tensor.T if name.endswith("embed.weight") else tensor
-    for name, tensor in state.items()
-    if name != "sigmas"
-  }
+  weights = {name: x for name, x in state.items() if name != "sigmas"}
   if "begin_conv.weight" not in weights:
     raise ValueError("The checkpoint has no begin_conv.weight: not NCSN's.")
   if "sigmas" in state:
@@ -131,11 +127,10 @@ def from_pytorch(state: State, network: NCSN) -> PyTree:
 def to_pytorch(params: PyTree, network: NCSN) -> dict[str, np.ndarray]:
   """The original tensors; inverse of `from_pytorch`."""
   stages = _checked_stages(network)
-  state = {}
-  for path, leaf in flatten_dict(params).items():
-    is_table = path[-1] == "embedding"
-    tensor = np.asarray(leaf) if is_table else to_torch(leaf)
-    state[_pytorch_name(path, stages)] = tensor
+  state = {
+    _pytorch_name(path, stages): to_tensor(path, leaf)
+    for path, leaf in flatten_dict(params).items()
+  }
   if not network.conditional:
     state["sigmas"] = _sigmas(network).astype(np.float32)
   return state

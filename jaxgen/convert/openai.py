@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxgen.convert.state import ParamPath, State, fill, to_torch
+from jaxgen.convert.state import ParamPath, State, fill, to_tensor
 from jaxgen.convert.torch_files import read_state
 from jaxgen.nn.openai_classifier import CLASSIFIERS, Classifier
 from jaxgen.nn.openai_unet import (
@@ -83,7 +83,6 @@ _LAYERS = {
 _POOL_LAYERS = {"qkv": "qkv_proj", "proj_out": "c_proj"}
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
-LABELS = "label_emb.weight"  # [classes, channels], which no layout transposes
 _CONV_IN = "input_blocks.0.0.weight"
 _POSITIONS = "out.2.positional_embedding"
 
@@ -127,23 +126,18 @@ def from_original(state: State, network: Network) -> PyTree:
   """
   template = _template(network, state)
   modules = set(template)
-  if LABELS in state:
-    state = {**state, LABELS: state[LABELS].T}
   return fill(template, lambda path: tensor_name(path, network, modules), state)
 
 
 def to_original(params: PyTree, network: Network) -> dict[str, np.ndarray]:
   """The tensors of the PyTorch network; inverse of `from_original`."""
   modules = set(params)
-  state = {
-    tensor_name(path, network, modules): to_torch(
-      leaf, kernel_ndim(path, network)
+  return {
+    tensor_name(path, network, modules): to_tensor(
+      path, leaf, kernel_ndim(path, network)
     )
     for path, leaf in flatten_dict(params).items()
   }
-  if LABELS in state:
-    state[LABELS] = state[LABELS].T
-  return state
 
 
 def tensor_name(path: ParamPath, network: HalfUNet, modules: set[str]) -> str:

@@ -16,6 +16,9 @@ from jaxgen.types import PyTree
 State = Mapping[str, np.ndarray]
 ParamPath = tuple[str, ...]  # ("conv_in", "kernel")
 
+# Parameters of two axes that PyTorch has the same way round.
+TABLES = ("embedding", "position_embedding", "table")
+
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
   """The tensors of a safetensors file, half precisions as float32.
@@ -82,7 +85,7 @@ def fill(
     if not jnp.issubdtype(state[name].dtype, jnp.floating):
       raise ValueError(f"Tensor {name} holds {state[name].dtype}, not floats.")
   leaves = {
-    path: to_flax(state[names[path]], len(leaf.shape))
+    path: from_tensor(path, state[names[path]], len(leaf.shape))
     for path, leaf in flat.items()
   }
   wrong = [
@@ -110,11 +113,23 @@ def check_names(wanted: Iterable[str], state: State) -> None:
     raise ValueError(f"The checkpoint does not fit, {'; '.join(faults)}.")
 
 
+def from_tensor(path: ParamPath, tensor: np.ndarray, ndim: int) -> np.ndarray:
+  """The parameter that a tensor is: `TABLES` as they are, else `to_flax`."""
+  return tensor if path[-1] in TABLES else to_flax(tensor, ndim)
+
+
+def to_tensor(
+  path: ParamPath, leaf: np.ndarray, ndim: int | None = None
+) -> np.ndarray:
+  """A parameter's tensor: `TABLES` as they are, else `to_torch`."""
+  return np.asarray(leaf) if path[-1] in TABLES else to_torch(leaf, ndim)
+
+
 def to_flax(tensor: np.ndarray, ndim: int) -> np.ndarray:
   """A PyTorch weight in Flax's layout, of `ndim` axes.
 
   Convolutions OIHW -> HWIO; dense layers OI, or OI with trailing axes of 1,
-  -> IO; vectors as they are.
+  -> IO; others as they are.
   """
   if ndim == 4 and tensor.ndim == 4:
     return tensor.transpose(2, 3, 1, 0)
@@ -126,7 +141,10 @@ def to_flax(tensor: np.ndarray, ndim: int) -> np.ndarray:
 def to_torch(leaf: np.ndarray, ndim: int | None = None) -> np.ndarray:
   """The inverse of `to_flax`, with trailing axes of 1 up to `ndim`."""
   tensor = np.asarray(leaf)
-  tensor = tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+  if tensor.ndim == 4:
+    tensor = tensor.transpose(3, 2, 0, 1)
+  elif tensor.ndim == 2:
+    tensor = tensor.T
   return tensor.reshape(tensor.shape + (1,) * ((ndim or 0) - tensor.ndim))
 
 

@@ -66,7 +66,7 @@ def ancestral(
     std = jnp.where(sigma_s > 0, jnp.exp(0.5 * log_variance), 0.0)
     return mean + std * normal_like(key, x_t), memory
 
-  return Sampler(_no_memory, step, process.T)
+  return Sampler(no_memory, step, process.T)
 
 
 def ddim(process: Process, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
@@ -104,9 +104,10 @@ def ddim(process: Process, denoiser: Denoiser, eta: float = 0.0) -> Sampler:
     x_s = alpha_s * prediction.x_0 + direction * prediction.eps
     return x_s + c * normal_like(key, x_t), memory
 
-  return Sampler(_no_memory, step, process.T)
+  return Sampler(no_memory, step, process.T)
 
 
-def _no_memory(x: Array) -> tuple[()]:
+def no_memory(x: Array) -> tuple[()]:
+  """The first memory of a sampler that keeps none."""
   del x
   return ()

@@ -20,7 +20,7 @@ from jaxgen.diffusion.denoisers import Denoiser
 from jaxgen.diffusion.gaussian import normal_like, transition
 from jaxgen.diffusion.predictions import score_of
 from jaxgen.diffusion.processes import Process, expand, marginal
-from jaxgen.diffusion.samplers import Sampler, _no_memory
+from jaxgen.diffusion.samplers import Sampler, no_memory
 from jaxgen.types import Array, Key
 
 # (key, x [B, ...], t []) -> x
@@ -89,7 +89,7 @@ def heun_ode(process: Process, denoiser: Denoiser) -> Sampler:
     euler = lambda _: x_t - first
     return jax.lax.cond(sigma_s > 0, heun, euler, None), memory
 
-  return Sampler(_no_memory, step, process.T, evaluations=2)
+  return Sampler(no_memory, step, process.T, evaluations=2)
 
 
 def _heun_increments(process, denoiser):
@@ -216,7 +216,7 @@ def no_predictor(process: Process, denoiser: Denoiser | None = None) -> Sampler:
     estimate = lambda x: denoiser(x, t).x_0
     return jax.lax.cond(sigma_s > 0, lambda x: x, estimate, x_t), memory
 
-  return Sampler(_no_memory, step, process.T, evaluations=0)
+  return Sampler(no_memory, step, process.T, evaluations=0)
 
 
 def predictor_corrector(
@@ -294,7 +294,7 @@ def _reverse(process, denoiser, increments, noise):
     mean = x_t - drift + variance * score
     return mean + std * normal_like(key, x_t), memory
 
-  return Sampler(_no_memory, step, process.T)
+  return Sampler(no_memory, step, process.T)
 
 
 def _increments(process: Process, x: Array, t: Array, s: Array):

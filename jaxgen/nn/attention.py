@@ -79,6 +79,16 @@ def _attention(
   return (y / p.sum(-1, keepdims=True)).astype(dtype).swapaxes(1, 2)
 
 
+def single_head(q: Array, k: Array, v: Array) -> Array:
+  """softmax(q k^T / sqrt(C)) v over all H x W positions `[B, H, W, C]`.
+
+  One head; the softmax is taken in float32.
+  """
+  b, h, w, c = q.shape
+  rows = (x.reshape(b, h * w, 1, c) for x in (q, k, v))
+  return attention(*rows).reshape(b, h, w, c)
+
+
 class AttentionBlock(nn.Module):
   """DDPM's residual self-attention: one head over all H x W positions.
 
@@ -94,11 +104,8 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps x `[B, H, W, C]` to its own shape."""
-    b, h, w, c = x.shape
+    c = x.shape[-1]
     y = GroupNorm(dtype=self.dtype, name="norm")(x)
-    q, k, v = (
-      dense(c, name, dtype=self.dtype)(y).reshape(b, h * w, 1, c)
-      for name in ("q", "k", "v")
-    )
-    y = attention(q, k, v).reshape(b, h, w, c)
+    q, k, v = (dense(c, name, dtype=self.dtype)(y) for name in ("q", "k", "v"))
+    y = single_head(q, k, v)
     return x + dense(c, "proj_out", init_scale=0.0, dtype=self.dtype)(y)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxgen.nn.attention import attention
+from jaxgen.nn.attention import single_head
 from jaxgen.nn.convolution import conv
 from jaxgen.nn.layers import GroupNorm
 from jaxgen.nn.openai_blocks import Conv, fan_in_uniform, linear
@@ -54,13 +54,10 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps x `[B, H, W, C]` to its own shape."""
-    b, h, w, c = x.shape
+    c = x.shape[-1]
     y = GroupNorm(dtype=self.dtype, name="norm")(x)
-    q, k, v = (
-      linear(y, c, name, dtype=self.dtype).reshape(b, h * w, 1, c)
-      for name in ("q", "k", "v")
-    )
-    y = attention(q, k, v).reshape(b, h, w, c)
+    q, k, v = (linear(y, c, name, dtype=self.dtype) for name in ("q", "k", "v"))
+    y = single_head(q, k, v)
     return x + linear(y, c, "proj_out", dtype=self.dtype)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn import resample
-from jaxgen.nn.attention import attention
+from jaxgen.nn.attention import single_head
 from jaxgen.nn.layers import (
   Conv,
   Dropout,
@@ -128,13 +128,12 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps x `[B, H, W, C]` to its own shape."""
-    b, h, w, c = x.shape
+    c = x.shape[-1]
     y = group_norm(x, "norm", self.dtype)
     q, k, v = (
-      dense(c, name, NIN_SCALE, self.dtype)(y).reshape(b, h * w, 1, c)
-      for name in ("q", "k", "v")
+      dense(c, name, NIN_SCALE, self.dtype)(y) for name in ("q", "k", "v")
     )
-    y = attention(q, k, v).reshape(b, h, w, c)
+    y = single_head(q, k, v)
     y = dense(c, "proj_out", self.init_scale, self.dtype)(y)
     return residual_sum(x, y, self.skip_rescale)
 

@@ -144,7 +144,7 @@ def test_clip_faults_name_the_tensors():
   ids = {"text_model.embeddings.position_ids": IDS[:, ::-1]}
   with pytest.raises(ValueError, match="position_ids are not 0 to 4"):
     clip.from_transformers(state | ids, NETWORK)
-  with pytest.raises(ValueError, match=r"token_embedding.weight \(8, 20\)"):
+  with pytest.raises(ValueError, match=r"token_embedding.weight \(20, 8\)"):
     clip.from_transformers(state, NETWORK.clone(vocab_size=21))
 
 

@@ -42,13 +42,14 @@ def test_the_exact_classifier_makes_the_exact_conditional(name):
   """At scale 1 the guided estimate is that of the component alone."""
   process = oracles.PROCESSES[name]
   x, t = points(process, name)
-  guided = jd.classifier_guided(
+  denoiser = jd.classifier_guided(
     process,
     oracles.denoiser(process, oracles.MIXTURE_2D),
     log_prob_of(process, 1),
     1.0,
-  )(x, t)
-  exact = oracles.denoiser(process, component(1))(x, t)
+  )
+  guided = jax.jit(denoiser)(x, t)
+  exact = jax.jit(oracles.denoiser(process, component(1)))(x, t)
   np.testing.assert_allclose(guided.eps, exact.eps, rtol=2e-3, atol=1e-3)
   np.testing.assert_allclose(guided.x_0, exact.x_0, rtol=2e-3, atol=2e-2)
 
@@ -80,14 +81,15 @@ def test_classifier_free_with_exact_parts(name):
   x, t = points(process, name)
   whole = oracles.denoiser(process, oracles.MIXTURE_2D)
   part = oracles.denoiser(process, component(0))
-  free = lambda scale: jd.classifier_free(process, part, whole, scale)(x, t)
+  free = jax.jit(
+    lambda scale: jd.classifier_free(process, part, whole, scale)(x, t)
+  )
   np.testing.assert_allclose(free(0.0).eps, whole(x, t).eps, rtol=1e-5)
   np.testing.assert_allclose(
     free(1.0).eps, part(x, t).eps, rtol=1e-4, atol=1e-6
   )
-  by_classifier = jd.classifier_guided(
-    process, whole, log_prob_of(process, 0), 3.0
-  )(x, t)
+  guided = jd.classifier_guided(process, whole, log_prob_of(process, 0), 3.0)
+  by_classifier = jax.jit(guided)(x, t)
   np.testing.assert_allclose(
     free(3.0).eps, by_classifier.eps, rtol=5e-3, atol=5e-3
   )
@@ -111,10 +113,11 @@ def test_one_call_on_a_double_batch(kind):
 
   condition = jnp.zeros(6, jnp.int32)
   guided = jd.guided_network(network, condition, condition + 1, 2.5)
-  got = oracles.DENOISERS[kind](process, guided)(x, t)
+  got = jax.jit(oracles.DENOISERS[kind](process, guided))(x, t)
   assert calls == [(12, 2)]
   conditional, without = (oracles.DENOISERS[kind](process, n) for n in nets)
-  want = jd.classifier_free(process, conditional, without, 2.5)(x, t)
+  free = jd.classifier_free(process, conditional, without, 2.5)
+  want = jax.jit(free)(x, t)
   np.testing.assert_allclose(got.eps, want.eps, rtol=1e-3, atol=1e-4)
   np.testing.assert_allclose(got.x_0, want.x_0, rtol=1e-3, atol=1e-3)
 

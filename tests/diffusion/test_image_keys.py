@@ -79,7 +79,9 @@ def assert_same(images, whole, first):
     )
 
 
-@pytest.mark.parametrize(("first", "n"), [(5, 1), (2, 3)])
+@pytest.mark.parametrize(
+  ("first", "n"), [(5, 1), pytest.param(2, 3, marks=pytest.mark.slow)]
+)
 def test_an_image_does_not_depend_on_its_batch(whole, first, n):
   keys = random.image_keys(jax.random.key(0), first, n)
   assert_same(draw(keys), whole, first)

@@ -86,17 +86,19 @@ def test_the_exact_variance_is_exact_for_any_number_of_steps(schedule, steps):
   eps_network = oracles.networks(process, mixture)["eps"]
   times = np.append(jd.descending_times(1000, steps)[:-1], 1)
   x = oracles.draw(mixture, process, 1000, 40_000)
-  for t, s in zip(times, times[1:], strict=False):
-    t, s = jnp.asarray(t), jnp.asarray(s)
 
-    def network(x, t, s=s):
+  @jax.jit
+  def step(x, key, t, s):
+    def network(x, t):
       v = exact_v(process, mixture, t[0], s)
       eps = eps_network(x, t)
       return jnp.concatenate([eps, 2 * v * jnp.ones_like(x) - 1], axis=-1)
 
     denoiser = jd.learned_range_denoiser(process, network)
-    key = jax.random.key(int(t))
-    x, _ = jd.ancestral(process, denoiser).step(key, x, t, s, ())
+    return jd.ancestral(process, denoiser).step(key, x, t, s, ())[0]
+
+  for t, s in zip(times, times[1:], strict=False):
+    x = step(x, jax.random.key(int(t)), jnp.asarray(t), jnp.asarray(s))
   mean, cov = oracles.moments(mixture, process, 1)
   assert x.mean() == pytest.approx(mean[0], abs=0.012)
   assert x.var() == pytest.approx(cov[0, 0], rel=0.03)

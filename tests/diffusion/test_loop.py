@@ -89,7 +89,7 @@ def test_primitives_under_pmap():
     }
 
   parallel = jax.pmap(primitives)(keys, x_0)
-  for name, expected in jax.vmap(primitives)(keys, x_0).items():
+  for name, expected in jax.jit(jax.vmap(primitives))(keys, x_0).items():
     np.testing.assert_allclose(
       parallel[name], expected, rtol=2e-4, atol=2e-5, err_msg=name
     )
@@ -108,7 +108,8 @@ def test_gradients_under_pmap_average_to_the_global_batch():
     return jax.lax.pmean(jax.grad(loss)(scale, key, x_0, t), "data")
 
   keys = jax.random.split(jax.random.key(0), 8)
-  each = jax.vmap(jax.grad(loss), (None, 0, 0, 0))(0.3, keys, x_0, t)
+  every = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0, 0)))
+  each = every(0.3, keys, x_0, t)
   np.testing.assert_allclose(
     gradient(0.3, keys, x_0, t), jnp.full(8, each.mean()), rtol=1e-5
   )

@@ -32,14 +32,6 @@ RELEASED = json.loads((DATA / "first_stage_configs.json").read_text())
 SCORING = Scoring(reference="mnist5k:test[:40]")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def smoke_run(name, directory):
   config = CONFIGS[name]
   return train(dataclasses.replace(config, workdir=str(directory), smoke=True))

@@ -20,14 +20,6 @@ NAMES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def four_steps(name, config, devices):
   """The state after each step, and what it measured."""
   mesh = training.make_mesh(devices=devices)

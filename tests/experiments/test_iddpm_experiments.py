@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import models
+from experiments.iddpm import config as configs
 from experiments.iddpm import model
 from experiments.iddpm.config import CONFIGS
 from experiments.iddpm.train import train
@@ -95,6 +96,23 @@ def test_a_class_conditional_model_samples_and_is_bounded(vlb_run):
   assert error > 0
 
 
+@pytest.mark.parametrize("objective", ["simple", "hybrid"])
+def test_objectives_fit_the_network(objective):
+  """Shapes alone: nothing is compiled."""
+  config = dataclasses.replace(
+    configs.smoke(CONFIGS["mnist5k"]), objective=objective, schedule="linear"
+  )
+  unet = model.make_unet(config)
+  params = jax.eval_shape(
+    lambda key: model.init_params(config, unet, key), jax.random.key(0)
+  )
+  loss = model.make_loss(config, model.make_process(config), unet)
+  batch = {"image": jax.ShapeDtypeStruct((8, 28, 28, 1), np.float32)}
+  found = jax.eval_shape(loss, params, jax.random.key(0), batch)
+  assert jax.tree.leaves(found)[0].shape == ()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["simple", "hybrid"])
 def test_objectives_train(objective, tmp_path):
   config = dataclasses.replace(

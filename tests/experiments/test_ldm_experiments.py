@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -58,10 +56,10 @@ def blind(monkeypatch):
 @pytest.fixture(scope="module", autouse=True)
 def toys(frozen):
   """The toy images as every data set, the first stage under every name."""
-  stage = SimpleNamespace(load=lambda weights: (None, TINY, frozen))
+  load = lambda weights: (None, TINY, frozen)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(data, "load", toy_source)
-    patch.setitem(sys.modules, "experiments.first_stage.model", stage)
+    patch.setattr("experiments.first_stage.model.load", load)
     yield
 
 

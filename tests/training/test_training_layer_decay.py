@@ -24,7 +24,7 @@ def flat(tree):
 
 
 def params_of(network):
-  params = network.init(jax.random.key(0), X)["params"]
+  params = jax.eval_shape(network.init, jax.random.key(0), X)["params"]
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda p: rng.standard_normal(p.shape).astype(np.float32), params

@@ -1,0 +1,34 @@
+"""What holds for the fields of every training's configuration."""
+
+from typing import Any
+
+
+def check_run(config: Any, *counts: str) -> None:
+  """Refuses fields that all trainings have where they are out of range.
+
+  Those that not every training has, `dropout` and `decay_steps`, are looked at
+  where they are.
+
+  Args:
+    config: of an experiment.
+    *counts: further fields that count something.
+
+  Raises:
+    ValueError: a field is out of range, or two contradict each other.
+  """
+  for name in ("batch_size", "steps", "save_every", "log_every", *counts):
+    if getattr(config, name) < 1:
+      raise ValueError(
+        f"{name} must be at least 1, got {getattr(config, name)}"
+      )
+  if not config.lr > 0:
+    raise ValueError(f"lr must be positive, got {config.lr}")
+  dropout = getattr(config, "dropout", None)
+  if dropout is not None and not 0 <= dropout < 1:
+    raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+  decay_steps = getattr(config, "decay_steps", 0)
+  if 0 < decay_steps < config.steps:
+    raise ValueError(
+      f"the learning rate is 0 after decay_steps = {decay_steps}, which must "
+      f"be at least steps = {config.steps}"
+    )
