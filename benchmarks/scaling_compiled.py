@@ -9,7 +9,7 @@ from jaxgen.types import PyTree
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
 _SENT = re.compile(
   r"= (\([^=]*?\)|\S+) (all-gather|all-reduce|reduce-scatter)(?:-start)?\("
-  r".*?replica_groups=(\S+?),? "
+  r".*?replica_groups=(.*)"
 )
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
@@ -65,7 +65,15 @@ def sent(program: str) -> tuple[float, float]:
 
 
 def group_size(groups: str) -> int:
-  """How many devices take part: "{{0,1},{2,3}}" and "[2,2]<=[4]" are 2."""
+  """How many devices take part.
+
+  Two in "{{0,1},{2,3}}", in "[2,2]<=[4]", and in "mesh['a'=2,'b'=4] {'a'}".
+  """
+  if groups.startswith("mesh"):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", groups))
+    named = re.search(r"\{([^{}]*)\}", groups)
+    names = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[1] if named else "")
+    return math.prod(int(part or sizes[name]) for name, part in names)
   if groups.startswith("{"):
     return groups.lstrip("{").split("}")[0].count(",") + 1
   return int(groups[1:].split("]")[0].split(",")[1])

@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_tensor
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import training
+from jaxgen.nn.vit import Block
 from jaxgen.training import parallel
 
 SCRIPT = Path(toy_tensor.__file__)
@@ -96,19 +100,36 @@ def test_numbers_are_those_of_one_device(name, mesh):
   )
 
 
-def test_parameters_stay_split_while_the_network_runs():
-  """The first and last layers' halves stay with their devices in the step."""
-  state, _ = toy_tensor.run("vit", 2, 2, 2)
-  block = state.params["backbone"]["block_0"]
-  shards = block["fc1"]["kernel"].addressable_shards
-  assert [shard.data.shape for shard in shards] == [(16, 32)] * 8
-  places = parallel.compute_sharding(
-    training.make_mesh(2, 2, tensor=2), state.params
+@pytest.mark.parametrize("tensor", [2, 4])
+def test_a_block_sums_four_times(tensor):
+  """Shoeybi et al. 2019, Fig. 4: two sums of x forward, and two backward.
+
+  So attention and MLP are each worked on in parts: the products take a T-th.
+  """
+  b, n, c = 8, 16, 64
+  devices = jax.devices()[:tensor]
+  mesh = training.make_mesh(1, 1, devices, tensor)
+  block = Block(8, 4 * c)
+  x = jax.ShapeDtypeStruct((b, n, c), jnp.float32)
+  apply = lambda params, x: block.apply(params, x, None, (1, n - 1))
+  init = lambda key, x: block.init(key, x, None, (1, n - 1))
+  params = jax.eval_shape(init, jax.random.key(0), x)
+  places = training.state_sharding(mesh, params)
+  everywhere = NamedSharding(mesh, P())
+  gradient = jax.jit(
+    jax.value_and_grad(lambda params, x: jnp.mean(apply(params, x) ** 2)),
+    in_shardings=(places, everywhere),
+    out_shardings=(everywhere, places),
   )
-  assert places["backbone"]["block_0"]["fc1"]["kernel"].spec == P(
-    None, "tensor"
-  )
-  assert places["backbone"]["patch_embed"]["kernel"].spec == P()
+  program = gradient.lower(params, x).compile(toy_tensor.QUICKLY)
+  text = program.as_text()
+  sums = re.findall(rf"f32\[{b},{n},{c}\]\S* all-reduce\(", text)
+  assert len(sums) == 4 or text.count("all-reduce(") == 4
+  # 12 C^2 + 2 N C multiplications a token, thrice with the backward pass, but
+  # for the first product's input, which needs no gradient.
+  products = 2 * 3 * b * n * (12 * c**2 + 2 * n * c)
+  flops = program.cost_analysis()["flops"]
+  assert flops < 1.15 * products / tensor
 
 
 @pytest.mark.parametrize(
