@@ -7,6 +7,11 @@ from typing import Any, NamedTuple
 from jaxgen.types import PyTree
 
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
+# What a program computes and holds is decided before these.
+_QUICKLY = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+}
 _SENT = re.compile(
   r"= (\([^=]*?\)|\S+) (all-gather|all-reduce|reduce-scatter)(?:-start)?\("
   r".*?replica_groups=(.*)"
@@ -34,7 +39,7 @@ class Compiled(NamedTuple):
 
 def compiled(step: Any, state: PyTree, batch: PyTree) -> Compiled:
   """Compiles a jitted step for arguments given by shape and place."""
-  program = step.lower(state, batch).compile()
+  program = step.lower(state, batch).compile(_QUICKLY)
   memory = program.memory_analysis()
   gather, reduce = sent(program.as_text())
   return Compiled(

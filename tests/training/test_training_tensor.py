@@ -87,8 +87,17 @@ def test_what_does_not_divide_stays_whole():
   assert specs(shapes, training.make_mesh(4, 1, tensor=2)) == {}
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
-@pytest.mark.parametrize("name", ["vit", "unet"])
+@pytest.mark.parametrize(
+  ("name", "mesh"),
+  [
+    ("vit", (8, 1, 1)),
+    ("vit", (4, 2, 1)),
+    ("vit", (2, 2, 2)),
+    pytest.param("unet", (8, 1, 1), marks=pytest.mark.slow),
+    pytest.param("unet", (4, 2, 1), marks=pytest.mark.slow),
+    ("unet", (2, 2, 2)),
+  ],
+)
 def test_numbers_are_those_of_one_device(name, mesh):
   one, expected = toy_tensor.run(name, 1, 1, 1)
   state, found = toy_tensor.run(name, *mesh)
