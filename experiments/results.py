@@ -40,6 +40,16 @@ TABLES = (
   "score_sde.table2",
   "score_sde.table3",
   "first_stage.table8",
+  "beit.table1",
+  "beit.table3",
+  "beit.table4",
+  "beit.table5",
+  "beit.table7",
+  "beit.table9",
+  "beit.table11",
+  "beit.replica",
+  "beit2.table1",
+  "beit2.codebooks",
 )
 
 
@@ -205,6 +215,7 @@ REPLICAS = ("mnist5k", "openmoji")
 # The paper's model in a row's command, where ours takes its place.
 _MODEL = re.compile(
   r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10|imagenet64|\b(?:kl|vq)-f[\w-]+"
+  r"|\b(?:base|large)_plain_in1k(?:_\w+)?|\bin1k_paper|\bNAME\b"
 )
 
 

@@ -13,7 +13,6 @@ from jaxgen.nn.convolution import conv
 from jaxgen.types import Array
 
 EPSILON = 0.1  # of `map_pixels`
-_GROUPS = 4
 
 
 def map_pixels(x: Array) -> Array:
@@ -86,43 +85,48 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Images -> logits of tokens, one token for 8 x 8 pixels.
+  """Images -> logits of tokens, one token for f x f pixels.
+
+  f = 2^(num_groups - 1), DALL-E's 8.
 
   Attributes:
     channels: width of the first level, which doubles at each of the others.
-    num_blocks: of each of the four levels.
+    num_blocks: of each level.
     num_tokens: of the vocabulary.
+    num_groups: levels; images are halved between them.
     dtype: of all layers but the last, which is float32 like the parameters.
   """
 
   channels: int = 256
   num_blocks: int = 2
   num_tokens: int = 8192
+  num_groups: int = 4
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Logits `[B, H / 8, W / 8, num_tokens]` of x `[B, H, W, C]`.
+    """Logits `[B, H / f, W / f, num_tokens]` of x `[B, H, W, C]`.
 
     Args:
       x: what `map_pixels` gives.
 
     Raises:
-      ValueError: if the height or width is no multiple of 8.
+      ValueError: if the height or width is no multiple of f.
     """
-    if x.ndim != 4 or x.shape[1] % 8 or x.shape[2] % 8:
+    f = 2 ** (self.num_groups - 1)
+    if x.ndim != 4 or x.shape[1] % f or x.shape[2] % f:
       raise ValueError(
-        f"Encoder needs x [B, H, W, C] with H and W divisible by 8, got "
+        f"Encoder needs x [B, H, W, C] with H and W divisible by {f}, got "
         f"{x.shape}."
       )
-    gain = (_GROUPS * self.num_blocks) ** -2
+    gain = (self.num_groups * self.num_blocks) ** -2
     h = Conv(self.channels, 7, self.dtype, name="input")(x)
-    for i in range(_GROUPS):
+    for i in range(self.num_groups):
       for j in range(self.num_blocks):
         name = f"group_{i + 1}_block_{j + 1}"
         width = 2**i * self.channels
         h = Block(width, (3, 3, 3, 1), gain, self.dtype, name=name)(h)
-      if i != _GROUPS - 1:
+      if i != self.num_groups - 1:
         h = nn.max_pool(h, (2, 2), (2, 2))
     h = jax.nn.relu(h.astype(jnp.float32))
     return Conv(self.num_tokens, name="output")(h)
@@ -133,9 +137,10 @@ class Decoder(nn.Module):
 
   Attributes:
     channels: width of the last level.
-    num_blocks: of each of the four levels.
+    num_blocks: of each level.
     first_channels: of a token's vector.
     output_channels: of the images.
+    num_groups: levels; images are doubled between them.
     dtype: of all layers but the first, which is float32 like the parameters.
   """
 
@@ -143,24 +148,25 @@ class Decoder(nn.Module):
   num_blocks: int = 2
   first_channels: int = 128
   output_channels: int = 3
+  num_groups: int = 4
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, z: Array) -> Array:
-    """What `logit_laplace` takes, `[B, 8 H, 8 W, 2 output_channels]`, float32.
+    """What `dvae_loss` takes, `[B, f H, f W, 2 output_channels]`, float32.
 
     Args:
       z: distributions over tokens `[B, H, W, num_tokens]`; one-hot for tokens
         themselves.
     """
-    gain = (_GROUPS * self.num_blocks) ** -2
+    gain = (self.num_groups * self.num_blocks) ** -2
     h = Conv(self.first_channels, name="input")(z)
-    for i in range(_GROUPS):
+    for i in range(self.num_groups):
       for j in range(self.num_blocks):
         name = f"group_{i + 1}_block_{j + 1}"
-        width = 2 ** (_GROUPS - 1 - i) * self.channels
+        width = 2 ** (self.num_groups - 1 - i) * self.channels
         h = Block(width, (1, 3, 3, 3), gain, self.dtype, name=name)(h)
-      if i != _GROUPS - 1:
+      if i != self.num_groups - 1:
         h = h.repeat(2, axis=1).repeat(2, axis=2)
     h = Conv(2 * self.output_channels, dtype=self.dtype, name="output")(
       jax.nn.relu(h)

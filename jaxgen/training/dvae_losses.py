@@ -1,11 +1,12 @@
-"""The losses of DALL-E's discrete autoencoder.
+"""The losses of discrete autoencoders, DALL-E's and BEiT's own.
 
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", section 2.1 and App.
-A.2, A.3.
+A.2, A.3; Bao et al. 2022, "BEiT", App. C, and the released code.
 """
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxgen.types import Array, Key
 
@@ -79,3 +80,42 @@ def dvae_loss(
   positions = logits.shape[1] * logits.shape[2]
   numbers = x.shape[1] * x.shape[2] * x.shape[3]
   return nll + beta * kl * positions / numbers, {"nll": nll, "kl": kl}
+
+
+def discrete_vae_loss(
+  x: Array,
+  x_hat: Array,
+  logits: Array,
+  kl_weight: Array | float = 0.0,
+  smooth_l1: bool = False,
+) -> tuple[Array, dict[str, Array]]:
+  """The loss of BEiT's own discrete autoencoder (Bao et al. 2022, App. C).
+
+  mean error + kl_weight (sum over positions of the KL, mean over images). The
+  released code, whose weight is 0, does not divide its KL by the number of
+  images: its weight w is `kl_weight` = w B here.
+
+  Args:
+    x: images `[B, H, W, C]`.
+    x_hat: of the decoder, of the same shape.
+    logits: of the encoder, `[B, h, w, K]`.
+    kl_weight: of the KL divergence from the uniform distribution, in nats.
+    smooth_l1: the error of a number is min(d^2 / 2, |d| - 1 / 2) for a
+      difference d, not d^2.
+
+  Returns:
+    The loss, and "error" and "kl": per number, and per position.
+
+  Raises:
+    ValueError: the shapes do not agree.
+  """
+  if x.shape != x_hat.shape:
+    raise ValueError(
+      f"discrete_vae_loss needs x_hat of the images' shape {x.shape}, got "
+      f"{x_hat.shape}"
+    )
+  x, x_hat = x.astype(jnp.float32), x_hat.astype(jnp.float32)
+  errors = optax.huber_loss(x_hat, x) if smooth_l1 else jnp.square(x_hat - x)
+  error, kl = errors.mean(), kl_to_uniform(logits).mean()
+  positions = logits.shape[1] * logits.shape[2]
+  return error + kl_weight * kl * positions, {"error": error, "kl": kl}

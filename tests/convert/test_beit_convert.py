@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxgen.convert import beit, positions
+from jaxgen.convert import beit, beit_files, positions
+from jaxgen.convert.state import write_safetensors
 from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
 
 TINY = Beit(8, 32, 2, 4, 64, absolute_positions=True)
@@ -125,3 +126,44 @@ def test_what_does_not_fit_is_refused():
     beit.adapt_backbone({}, plain, TINY, 32, 32)
   with pytest.raises(ValueError, match="one width, got 32 and 64"):
     beit.adapt_backbone({}, TINY, TINY.clone(width=64), 32, 32)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "by_class_token"])
+@pytest.mark.parametrize("layout", ["original", "transformers"])
+def test_a_file_tells_its_network(name, layout, tmp_path):
+  """All but initial values: sizes, positions, gammas and the pooling."""
+  networks = NETWORKS | {
+    "by_class_token": Classifier(
+      TINY.clone(absolute_positions=False, mask_token=False), 5, False
+    )
+  }
+  network = networks[name]
+  if name == "plain":  # heads of 64 channels, which nothing else tells
+    wide = network.backbone.clone(width=128, num_heads=2)
+    network = network.clone(backbone=wide)
+  params = params_of(network)
+  state = getattr(beit, f"to_{layout}")(params)
+  path = tmp_path / "model.safetensors"
+  write_safetensors(path, state)
+  found, back, size = beit_files.read(tmp_path)
+  assert (found, size) == (network, 32)
+  jax.tree.map(np.testing.assert_array_equal, back, params)
+  assert beit_files.read(path)[0] == network
+
+
+def test_other_files_are_refused(tmp_path):
+  path = tmp_path / "model.safetensors"
+  write_safetensors(path, {"weight": np.zeros(3, np.float32)})
+  with pytest.raises(ValueError, match="holds no BEiT: it has no 'cls_token'"):
+    beit_files.read(path)
+  with pytest.raises(FileNotFoundError, match="nor a folder with model"):
+    beit_files.read(tmp_path / "absent")
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(FileNotFoundError, match="is no checkpoint file"):
+    beit_files.read(tmp_path / "empty")
+  params = params_of(NETWORKS["plain"])
+  state = beit.to_original(params)
+  del state["pos_embed"]
+  write_safetensors(path, state)
+  with pytest.raises(ValueError, match="neither positions nor their biases"):
+    beit_files.read(path)

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from jaxgen.masked import blockwise_mask, masked_image_loss
+from jaxgen.masked import (
+  blockwise_mask,
+  image_patches,
+  masked_image_loss,
+  masked_pixel_loss,
+  random_mask,
+)
+from jaxgen.nn.vit import PatchEmbedding
 
 
 def test_the_originals_statistics():
@@ -24,6 +31,17 @@ def test_exactly_as_many_as_asked_for():
     assert mask.sum() == 75
   assert blockwise_mask(rng, (4, 6), 24, exact=True).all()
   assert not blockwise_mask(rng, num_masked=0).any()
+
+
+def test_random_masks_have_any_patch():
+  rng = np.random.default_rng(0)
+  masks = np.stack([random_mask(rng) for _ in range(400)])
+  assert (masks.sum((1, 2)) == 75).all()
+  p = 75 / 196
+  assert np.abs(masks.mean(0) - p).max() < 4.5 * np.sqrt(p * (1 - p) / 400)
+  assert random_mask(rng, (3, 5), 15).all()
+  with pytest.raises(ValueError, match=r"lie in \[0, 15\], got 16"):
+    random_mask(rng, (3, 5), 16)
 
 
 def test_blocks_not_single_patches():
@@ -49,6 +67,50 @@ def test_masked_loss():
   sure[0, 0] = 0.0  # one of three says nothing
   loss, _ = masked_image_loss(sure, tokens, mask)
   np.testing.assert_allclose(loss, np.log(8) / 3, rtol=1e-5)
+
+
+def test_all_tokens_are_recovered_by_a_mask_of_ones():
+  """The mean over all patches: of six, two say nothing and four are sure."""
+  tokens = np.arange(12).reshape(2, 6) % 8
+  logits = 100.0 * np.eye(8)[tokens]
+  logits[:, 2:4] = 0.0
+  loss, metrics = masked_image_loss(logits, tokens, np.ones((2, 6)))
+  np.testing.assert_allclose(loss, np.log(8) / 3, rtol=1e-5)
+  found = masked_image_loss(logits, tokens, np.ones((2, 6), bool))[0]
+  assert found == loss
+  assert 4 / 6 <= metrics["accuracy"] < 1
+
+
+def test_pixel_loss():
+  """c^2 where each masked pixel is c off; others count for nothing."""
+  rng = np.random.default_rng(0)
+  patches = rng.standard_normal((2, 6, 12)).astype(np.float32)
+  mask = np.array([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
+  off = np.where(mask[..., None] > 0, 0.5, 100.0).astype(np.float32)
+  loss = masked_pixel_loss(patches + off, patches, mask)
+  np.testing.assert_allclose(loss, 0.25, rtol=1e-5)
+  off[0, 0] = 0.0  # one of three is right
+  loss = masked_pixel_loss(patches + off, patches, mask)
+  np.testing.assert_allclose(loss, 0.25 * 2 / 3, rtol=1e-5)
+  loss = masked_pixel_loss(patches - 2.0, patches, np.ones((2, 6)))
+  np.testing.assert_allclose(loss, 4.0, rtol=1e-5)
+  assert masked_pixel_loss(patches + off, patches, 0 * mask) == 0
+  with pytest.raises(ValueError, match="predicted and patches"):
+    masked_pixel_loss(patches, patches, mask[:, :5])
+
+
+def test_patches_are_those_of_the_embedding():
+  """A kernel that only lists a patch's pixels gives the same."""
+  x = np.random.default_rng(0).standard_normal((2, 8, 12, 3)).astype("f")
+  embed = PatchEmbedding(4, 48)
+  params = {"kernel": np.eye(48).reshape(4, 4, 3, 48), "bias": np.zeros(48)}
+  want = embed.apply({"params": params}, x)
+  np.testing.assert_allclose(image_patches(x, 4), want, atol=1e-5)
+  np.testing.assert_array_equal(
+    image_patches(x, 4)[1, 4].reshape(4, 4, 3), x[1, 4:8, 4:8]
+  )
+  with pytest.raises(ValueError, match="sides 5 divides, got 8 x 12"):
+    image_patches(x, 5)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """BEiT's networks against transformers', with the same random weights."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.convert import beit, positions
+from jaxgen.convert import beit, beit_files, positions
 from jaxgen.convert.state import read_safetensors
 from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
 
@@ -45,7 +47,15 @@ def exchanged(model, network, directory):
   assert back.keys() == state.keys()
   for name, tensor in state.items():
     np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+  holds(directory, network, params)
   return params
+
+
+def holds(path, network, params):
+  """The file or folder tells its network itself."""
+  found, same, size = beit_files.read(path)
+  assert (found, size) == (network, 32)
+  jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
 def close(found, want):
@@ -102,6 +112,15 @@ def test_classifier(tmp_path):
   found = jax.jit(backbone.apply)({"params": params["backbone"]}, IMAGES)
   for ours, theirs in zip(found, hidden[1:], strict=True):
     close(ours, theirs)
+  # As the release stores it: indices of positions are in the file.
+  tensors = {
+    name: torch.from_numpy(np.array(tensor))
+    for name, tensor in beit.to_original(params).items()
+  }
+  index = torch.zeros(17, 17, dtype=torch.int64)
+  tensors["blocks.0.attn.relative_position_index"] = index
+  torch.save({"model": tensors}, tmp_path / "beit.pth")
+  holds(tmp_path / "beit.pth", network, params)
 
 
 def test_resized_positions():
@@ -117,3 +136,29 @@ def test_resized_positions():
     found = positions.resize_positions(old, (4, 6), new)
     np.testing.assert_allclose(found[:, 1:], want, atol=1e-5)
     np.testing.assert_array_equal(found[:, 0], old[:, 0])
+
+
+def test_attention_weights(tmp_path):
+  """Kept on request, of every block, with the same outputs; else not."""
+  config = transformers.BeitConfig(
+    **SIZES, use_relative_position_bias=True, attn_implementation="eager"
+  )
+  model = randomised(transformers.BeitForImageClassification(config))
+  backbone = TINY.clone(
+    relative_positions="per_block", mask_token=False, remat=True
+  )
+  network = Classifier(backbone, 5)
+  params = exchanged(model, network, tmp_path)
+  want = model(PIXELS, output_attentions=True).attentions
+  kept_too = partial(network.apply, mutable=["intermediates"])
+  logits, kept = jax.jit(kept_too)({"params": params}, IMAGES)
+  found = kept["intermediates"]["backbone"]
+  assert len(want) == 3
+  for i, theirs in enumerate(want):
+    (ours,) = found[f"block_{i}"]["attn"]["weights"]
+    assert ours.shape == (2, 4, 17, 17)
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-5)
+  plain = jax.jit(network.apply)({"params": params}, IMAGES)
+  np.testing.assert_allclose(plain, logits, rtol=1e-5, atol=1e-5)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), IMAGES)
+  assert set(shapes) == {"params"}

@@ -1,0 +1,1 @@
+"""BEiT (Bao et al. 2022): pre-training, fine-tuning, linear probes, tables."""
