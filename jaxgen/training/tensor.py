@@ -16,6 +16,10 @@ TENSOR_AXES = {
   r"fc1/kernel": 1,
   r"fc1/bias": 0,
   r"fc2/kernel": 0,
+  # Blocks of jaxgen.nn.multiway: BEiT-3, whose MLPs are named as above.
+  r"attn/qkv_\w+/kernel": 1,
+  r"attn/qkv_\w+/bias": 0,
+  r"attn/out_\w+/kernel": 0,
   # Blocks of jaxgen.nn.spatial_transformer: latent diffusion, SD1.
   r"attn[12]/to_[qkv]/kernel": 1,
   r"attn[12]/to_out/kernel": 0,

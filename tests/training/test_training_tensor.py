@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import training
+from jaxgen.nn.multiway import MultiwayBlock
 from jaxgen.nn.vit import Block
 from jaxgen.training import parallel
 
@@ -64,6 +65,28 @@ def test_first_layers_are_split_by_outputs_and_last_ones_by_inputs():
     for start in blocks
     for name, spec in block.items()
   }
+
+
+def test_a_giant_block_of_beit_3_is_split():
+  block = MultiwayBlock(
+    16, 6144, shared_attention=True, pair_expert=True, sub_norm=False
+  )
+  x = jax.ShapeDtypeStruct((1, 5, 1408), np.float32)
+  init = lambda key, x: block.init(key, x, 2, pair=True)["params"]
+  params = jax.eval_shape(init, jax.random.key(0), x)
+  mesh = training.make_mesh(2, 1, tensor=4)
+  first, last = P(None, "tensor"), P("tensor")
+  expected = {
+    "attn/qkv_shared/kernel": first,
+    "attn/qkv_shared/bias": last,
+    "attn/out_shared/kernel": last,
+  }
+  for way in ("vision", "text", "pair"):
+    expert = f"expert_{way}"
+    expected[f"{expert}/fc1/kernel"] = first
+    expected[f"{expert}/fc1/bias"] = last
+    expected[f"{expert}/fc2/kernel"] = last
+  assert specs(params, mesh) == expected
 
 
 def test_fsdp_takes_an_axis_that_tensor_leaves(monkeypatch):
