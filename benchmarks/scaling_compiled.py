@@ -13,7 +13,7 @@ _QUICKLY = {
   "xla_llvm_disable_expensive_passes": True,
 }
 _SENT = re.compile(
-  r"= (\([^=]*?\)|\S+) (all-gather|all-reduce|reduce-scatter)(?:-start)?\("
+  r"= (\(.*?\)|\S+) (all-gather|all-reduce|reduce-scatter)(?:-start)?\("
   r".*?replica_groups=(.*)"
 )
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
