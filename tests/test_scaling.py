@@ -80,5 +80,7 @@ def test_the_model_against_compiled_steps(name, fsdp):
   found = scaling.check(scaling.NARROW[name](), fsdp, 4)
   ratio = {k: c / m if m else c for k, (m, c) in found.items()}
   assert ratio["state"] == pytest.approx(1, rel=1e-3)
+  model, gathered = found["gather"]
+  assert gathered == pytest.approx(model, rel=1e-3)
   assert ratio["flops"] == pytest.approx(1, rel=0.15)
   assert 0.5 < ratio["temporary"] < 1.5
