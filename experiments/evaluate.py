@@ -36,7 +36,7 @@ from experiments.sampling import (
   generate_shards,
   make_draw,
 )
-from jaxgen import data
+from jaxgen import data, training
 from jaxgen.data import center_crop_resize
 from jaxgen.data.batches import Crop
 from jaxgen.metrics import features, files
@@ -310,6 +310,7 @@ def main(
     sampling_batch: images drawn at a time.
     out: directory for images and scores.
   """
+  training.initialize_distributed()
   if bool(weights) == bool(images):
     raise ValueError("evaluate takes either --weights or --images")
   timer = results.Timer()
@@ -328,6 +329,8 @@ def main(
       shown, images, extractor, scoring.feature_batch
     )
     found = scores(generated, reference_statistics(scoring, extractor))
+  if jax.process_index() > 0:
+    return  # the first process writes
   directory.mkdir(parents=True, exist_ok=True)
   content = {
     "scores": {k: dataclasses.asdict(s) for k, s in found.items()},

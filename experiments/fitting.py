@@ -25,6 +25,8 @@ RUN_FIELDS = (
   "dtype",
   "remat",
   "fsdp",
+  "tensor",
+  "accumulate",
   "workdir",
   "data_dir",
   "save_every",
@@ -74,7 +76,8 @@ def fit(
   Returns:
     The workdir.
   """
-  mesh = training.make_mesh(fsdp=config.fsdp)
+  tensor = getattr(config, "tensor", 1)
+  mesh = training.make_mesh(fsdp=config.fsdp, tensor=tensor)
   train_step = step(mesh)
   fields = {"experiment": experiment, **dataclasses.asdict(config)}
   with (

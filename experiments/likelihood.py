@@ -61,7 +61,7 @@ def bits_per_dim(
   batches = data.eval_batches(
     source, batch_size, config.image_size, crop=CROPS[config.crop]
   )
-  kept = ("image", "label") if model.num_classes else ("image",)
+  kept = ["image", "mask"] + ["label"] * bool(model.num_classes)
   count = -(-min(n, len(source)) // batch_size)
   totals = []
   for i, batch in enumerate(
@@ -69,6 +69,7 @@ def bits_per_dim(
   ):
     x = training.shard_batch(mesh, {name: batch[name] for name in kept})
     key = jax.random.fold_in(jax.random.key(seed), i)
-    totals.append(np.asarray(bound(params, key, x))[batch["mask"]])
+    mask = training.gather(x.pop("mask"))
+    totals.append(training.gather(bound(params, key, x))[mask])
   values = np.concatenate(totals)[:n]
   return float(values.mean()), float(values.std() / np.sqrt(len(values)))

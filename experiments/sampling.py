@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
 from rich.progress import track
 
 import jaxgen.diffusion as jd
@@ -227,13 +227,14 @@ def generate_shards(
   """The images of `generate`, kept batch by batch in a directory.
 
   Called again, it draws only the batches that are not there: after it was
-  stopped, or for a larger n.
+  stopped, or for a larger n. Of several processes, the first writes.
 
   Args:
     draw: samples a batch from one key per image.
     params: the network's parameters.
     n: how many images.
-    directory: of the batches, as ADM's .npz, and of run.json.
+    directory: of the batches, as ADM's .npz, and of run.json; on a file system
+      that all processes share.
     identity: what else the images depend on, for run.json.
     seed: as in `generate`.
     batch_size: images per call and file.
@@ -265,7 +266,10 @@ def generate_shards(
   for start, x in _batches(
     draw, params, missing, batch_size, seed, "sampling", given
   ):
-    write_images(paths[start], data.to_uint8(x, truncate))
+    if jax.process_index() == 0:
+      write_images(paths[start], data.to_uint8(x, truncate))
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f"images in {directory}")
   return [image for path in paths.values() for image in read_images(path)][:n]
 
 
@@ -281,17 +285,18 @@ def _batches(
   """(start, images start, ..., start + size - 1) of each start."""
   mesh = training.make_mesh()
   full = -(-size // mesh.size) * mesh.size
-  sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
   params = training.shard_state(mesh, params)
   fold_in = jax.vmap(jax.random.fold_in, (None, 0))
   for start in track(starts, label, transient=True):
     indices = jnp.arange(start, start + full)
-    keys = jax.device_put(fold_in(jax.random.key(seed), indices), sharding)
+    keys = fold_in(jax.random.key(seed), indices)
+    keys = training.split_batch(mesh, keys)
     rows = []  # past the end, the last row is repeated
     if given:
       take = lambda a, i=indices: np.take(a, i, 0, mode="clip")
-      rows = [jax.device_put({k: take(a) for k, a in given.items()}, sharding)]
-    yield start, np.asarray(draw(params, keys, *rows))[:size]
+      rows = [{k: take(a) for k, a in given.items()}]
+      rows = training.split_batch(mesh, rows)
+    yield start, training.gather(draw(params, keys, *rows))[:size]
 
 
 def _check_identity(path: Path, identity: Mapping[str, object]) -> None:

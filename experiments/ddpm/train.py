@@ -46,7 +46,13 @@ def train(config: Config) -> Path:
     return training.init_state(params, optimizer, run_key)
 
   decay = ema(config.ema_decay)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
 
   return fit(config, "ddpm", workdir, init, step)
 

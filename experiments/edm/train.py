@@ -44,7 +44,13 @@ def train(config: Config) -> Path:
     return training.init_state(params, optimizer, run_key)
 
   decay = model.ema_decay(config)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
 
   keep = ("image", "label") if config.num_classes else ("image",)
   return fit(config, "edm", workdir, init, step, keep=keep)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from rich.progress import track
 
@@ -82,7 +81,6 @@ def reconstruct(
     seed: of the posteriors' samples.
   """
   mesh = training.make_mesh()
-  sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
   size = -(-batch_size // mesh.size) * mesh.size
   apply = make_apply(weights)
   params, lpips = training.shard_state(mesh, (weights[2], lpips))
@@ -91,12 +89,11 @@ def reconstruct(
     some = [images[i] for i in range(start, start + count)]
     x = np.stack(some + [some[-1]] * (size - count))
     keys = random.image_keys(jax.random.key(seed), start, size)
-    batch = training.shard_batch(mesh, {"x": data.to_unit(x)})
-    x_hat, measured = apply(
-      params, jax.device_put(keys, sharding), batch["x"], lpips
-    )
-    measured = {k: np.asarray(v)[:count] for k, v in measured.items()}
-    yield Batch(x[:count], data.to_uint8(x_hat)[:count], measured)
+    inputs = training.split_batch(mesh, (keys, data.to_unit(x)))
+    x_hat, measured = apply(params, *inputs, lpips)
+    measured = {k: training.gather(v)[:count] for k, v in measured.items()}
+    x_hat = training.gather(x_hat)[:count]
+    yield Batch(x[:count], data.to_uint8(x_hat), measured)
 
 
 def make_apply(weights: model.Weights) -> Callable[..., Any]:

@@ -58,6 +58,7 @@ class Config:
     seed: of initialisation, data order and noise.
     steps: run: number of updates.
     fsdp: run: devices that share one copy of the parameters.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints and results go.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
@@ -86,6 +87,7 @@ class Config:
   seed: int = 0
   steps: int = 300_000
   fsdp: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 10_000
@@ -178,7 +180,13 @@ def train(config: Config) -> Path:
 
   # No average: decay 0 leaves the parameters themselves.
   decay = training.constant_ema(0.0)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
 
   return fit(
     config, "iddpm_classifier", workdir, init, step, keep=("image", "label")

@@ -54,6 +54,7 @@ class Config:
     dtype: run: of the network's computation.
     remat: run: recompute activations in the backward pass to save memory.
     fsdp: run: devices that share one copy of the parameters.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints and results go; runs/NAME by default.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
@@ -98,6 +99,7 @@ class Config:
   dtype: Literal["float32", "bfloat16"] = "float32"
   remat: bool = False
   fsdp: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 10_000

@@ -43,7 +43,13 @@ def train(config: Config) -> Path:
     return training.init_state(params, optimizer, run_key, memory)
 
   decay = ema(config.ema_decay)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
 
   keep = ("image", "label") if config.num_classes else ("image",)
   return fit(config, "iddpm", workdir, init, step, keep=keep)

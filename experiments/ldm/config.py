@@ -81,6 +81,8 @@ class Config:
     dtype: run: of the U-Net's and the condition's computation.
     remat: run: recompute activations in the backward pass to save memory.
     fsdp: run: devices that share one copy of the parameters.
+    tensor: run: devices that share the work on one example.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints and results go; runs/ldm-NAME by default.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
@@ -138,6 +140,8 @@ class Config:
   dtype: Literal["float32", "bfloat16"] = "float32"
   remat: bool = False
   fsdp: int = 1
+  tensor: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 10_000

@@ -72,7 +72,13 @@ def train(config: Config) -> Path:
     return batches.latent_stream(config, tokenize, found)
 
   decay = training.warmed_up_ema(config.ema_decay)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
   keep = ["latent" if config.cache_latents else "image"]
   keep += {"class": ["label"], "text": ["tokens"], "boxes": ["tokens"]}.get(
     config.condition, []

@@ -38,7 +38,13 @@ def train(config: Config) -> Path:
     return training.init_state(params, optimizer, run_key)
 
   decay = training.constant_ema(config.ema_decay)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
 
   workdir = Path(config.workdir or f"runs/{config.name}")
   return fit(config, "ncsn", workdir, init, step)

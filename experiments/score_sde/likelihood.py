@@ -53,12 +53,14 @@ def ode_bits(
   for i, batch in enumerate(
     track(itertools.islice(batches, count), "bits/dim of the ODE", count)
   ):
-    x = training.shard_batch(mesh, {"image": batch["image"]})
+    kept = {name: batch[name] for name in ("image", "mask")}
+    x = training.shard_batch(mesh, kept)
+    mask = training.gather(x.pop("mask"))
     draws = []
     for repeat in range(repeats):
       key = jax.random.fold_in(jax.random.key(seed), i * repeats + repeat)
       found = bits(params, key, x)
-      draws.append(np.asarray(found.bits_per_dim)[batch["mask"]])
+      draws.append(training.gather(found.bits_per_dim)[mask])
       evaluations.append(float(found.num_evaluations))
       protocol = found.protocol
     values.append(np.mean(draws, axis=0))

@@ -45,7 +45,13 @@ def train(config: Config) -> Path:
     return training.init_state(params, optimizer, run_key)
 
   decay = ema(config.ema_decay)
-  step = partial(training.make_train_step, loss, optimizer, decay)
+  step = partial(
+    training.make_train_step,
+    loss,
+    optimizer,
+    decay,
+    accumulate=config.accumulate,
+  )
 
   workdir = Path(config.workdir or f"runs/{config.name}")
   return fit(config, "score_sde", workdir, init, step)

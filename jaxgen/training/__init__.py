@@ -19,10 +19,12 @@ from jaxgen.training.optimizers import (
   warmed_up_ema,
 )
 from jaxgen.training.parallel import (
+  gather,
   initialize_distributed,
   make_mesh,
   shard_batch,
   shard_state,
+  split_batch,
   state_sharding,
 )
 from jaxgen.training.progress import Progress
@@ -41,6 +43,7 @@ __all__ = [
   "TrainStep",
   "adam",
   "constant_ema",
+  "gather",
   "init_state",
   "initialize_distributed",
   "make_mesh",
@@ -49,6 +52,7 @@ __all__ = [
   "restore_params",
   "shard_batch",
   "shard_state",
+  "split_batch",
   "state_sharding",
   "stop_on_sigterm",
   "update_ema",

@@ -19,9 +19,16 @@ from jaxgen.training.parallel import state_sharding
 from jaxgen.training.state import TrainState
 from jaxgen.types import PyTree
 
+_SUFFIXES = (".json", ".bin")
+
 
 class DataIterator(Protocol):
-  """An iterator that can say and set its position, as grain's can."""
+  """An iterator that can say and set its position, as grain's can.
+
+  Each process has its own. Where all of a job's processes stand at the same
+  position, as in `jaxgen.data.train_batches`, it is taken to count batches over
+  all of them: any other number of processes can continue from it.
+  """
 
   def get_state(self) -> Any:
     """The position: a dict that JSON can hold, or bytes."""
@@ -120,7 +127,8 @@ def restore_position(directory: Path, iterator: DataIterator | None) -> None:
 
   Raises:
     ValueError: a position without an iterator, an iterator without a
-      position, or positions of another number of processes.
+      position, or positions of another number of processes that differ from
+      each other.
   """
   names = sorted(path.name for path in directory.glob("iterator_*"))
   if iterator is None:
@@ -130,17 +138,26 @@ def restore_position(directory: Path, iterator: DataIterator | None) -> None:
         "iterator was given"
       )
     return
-  as_json = _position_path(directory, ".json")
-  as_bytes = _position_path(directory, ".bin")
-  if as_json.is_file():
-    iterator.set_state(json.loads(as_json.read_text()))
-  elif as_bytes.is_file():
-    iterator.set_state(as_bytes.read_bytes())
-  else:
+  candidates = [_position_path(directory, suffix) for suffix in _SUFFIXES]
+  path = next((path for path in candidates if path.is_file()), None)
+  if path is None:
+    path = _common_position(directory, names)
+  content = path.read_bytes()
+  is_json = path.suffix == ".json"
+  iterator.set_state(json.loads(content) if is_json else content)
+
+
+def _common_position(directory: Path, names: list[str]) -> Path:
+  """The position at which all processes of another number stood."""
+  if not names:
+    raise ValueError(f"the checkpoint {directory} has no position in the data")
+  if len({(directory / name).read_bytes() for name in names}) > 1:
     raise ValueError(
       f"the checkpoint {directory} has no position in the data for process "
-      f"{jax.process_index()} of {jax.process_count()}, only {names}"
+      f"{jax.process_index()} of {jax.process_count()}: those of {names} "
+      "differ, so that only as many processes can continue"
     )
+  return directory / names[0]
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:

@@ -104,7 +104,7 @@ class Checkpoints:
     Raises:
       ValueError: every checkpoint is damaged; or it does not fit the state;
         or a position in the data without an iterator, an iterator without a
-        position, or positions of another number of processes.
+        position, or different positions of another number of processes.
     """
     step, damaged = _newest_good(self._directory)
     if step is None:

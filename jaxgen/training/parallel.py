@@ -1,7 +1,8 @@
 """Devices as a named mesh, and where arrays live on it.
 
-Two axes: `data` splits the batch; `fsdp` splits the batch too, and the large
-parameters with it. On one device both have size 1 and the same code runs.
+Three axes: `data` splits the batch; `fsdp` splits the batch too, and the large
+parameters with it; `tensor` splits the work on each example, by the rules of
+`jaxgen.training.tensor`. On one device all have size 1 and the same code runs.
 """
 
 import glob
@@ -13,8 +14,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxgen.training.tensor import tensor_axis
 from jaxgen.types import Array, PyTree
 
 # Arrays with fewer elements are copied to every device: splitting them would
@@ -69,34 +72,52 @@ def _on_cluster(environ: Mapping[str, str]) -> bool:
 
 
 def make_mesh(
-  data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+  data: int = -1,
+  fsdp: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+  tensor: int = 1,
 ) -> Mesh:
-  """The `(data, fsdp)` mesh over all devices of all hosts.
+  """The `(data, fsdp, tensor)` mesh over all devices of all hosts.
 
   Args:
     data: number of groups that hold one copy of the parameters each; -1 for
       as many as there are devices for.
-    fsdp: number of devices that share one copy.
+    fsdp: number of groups that share one copy, each with its own examples.
     devices: other devices than all.
+    tensor: number of devices in such a group; they share the work on the same
+      examples, and belong to one host.
 
   Raises:
-    ValueError: `data x fsdp` is not the number of devices.
+    ValueError: `data x fsdp x tensor` is not the number of devices, or the
+      devices of a group belong to several hosts.
   """
   count = len(jax.devices() if devices is None else devices)
-  if data == -1 and fsdp > 0:
-    data = count // fsdp
-  if data < 1 or fsdp < 1 or data * fsdp != count:
+  if data == -1 and fsdp > 0 and tensor > 0:
+    data = count // (fsdp * tensor)
+  if min(data, fsdp, tensor) < 1 or data * fsdp * tensor != count:
     raise ValueError(
-      f"a mesh of data={data} x fsdp={fsdp} does not use all {count} devices"
+      f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} does not use all "
+      f"{count} devices"
     )
   # Auto: shardings are inferred by the compiler from those of the inputs.
-  return jax.make_mesh(
-    (data, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices
+  mesh = jax.make_mesh(
+    (data, fsdp, tensor),
+    ("data", "fsdp", "tensor"),
+    (AxisType.Auto,) * 3,
+    devices=devices,
   )
+  for group in mesh.devices.reshape(-1, tensor):
+    hosts = {device.process_index for device in group}
+    if len(hosts) > 1:
+      raise ValueError(
+        f"the tensor={tensor} devices that work on the same examples must "
+        f"belong to one host, got hosts {sorted(hosts)}"
+      )
+  return mesh
 
 
 def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
-  """Places a batch on the mesh, split along axis 0 over all devices.
+  """Places a batch on the mesh, split along axis 0 over `data` and `fsdp`.
 
   Args:
     mesh: from `make_mesh`.
@@ -107,10 +128,11 @@ def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
     Global arrays `[b x hosts, ...]`.
 
   Raises:
-    ValueError: b is not a multiple of the number of local devices.
+    ValueError: b is not a multiple of the number of local devices, or of
+      groups of them where `tensor` is not 1.
   """
   sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-  count = len(mesh.local_devices)
+  count = len(mesh.local_devices) // mesh.shape["tensor"]
 
   def place(path, x):
     x = np.asarray(x)
@@ -125,13 +147,34 @@ def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
   return jax.tree.map_with_path(place, batch)
 
 
+def split_batch(mesh: Mesh, batch: PyTree) -> PyTree:
+  """Places a batch that every host has whole, split as `shard_batch` does.
+
+  Args:
+    mesh: from `make_mesh`.
+    batch: a pytree of arrays `[B, ...]`, the same on every host; B is a
+      multiple of `data x fsdp`. Random keys may be among them.
+  """
+  split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  return jax.tree.map(lambda x: _place(x, split), batch)
+
+
+def gather(x: Array) -> np.ndarray:
+  """The whole of a global array on every host, which all must ask for."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
 def state_sharding(mesh: Mesh, state: PyTree) -> PyTree:
   """Where each array of a state (or of parameters) lives.
 
-  Copied along `data`. Along `fsdp`, an array of at least `MIN_SHARDED_SIZE`
-  elements is split on its largest axis that divides evenly (the last of
-  equals); all others are copied. The rule sees shapes alone, so moments and
-  averages lie beside their parameters.
+  Copied along `data`. Along `tensor`, an array is split on the axis that
+  `tensor_axis` names, if it divides evenly. Along `fsdp`, an array of at least
+  `MIN_SHARDED_SIZE` elements is split on its largest axis that is left and
+  divides evenly (the last of equals); all others are copied. The rule sees
+  shapes and the ends of paths alone, so moments and averages lie beside their
+  parameters.
 
   A model too large for one device is made in place:
 
@@ -147,15 +190,41 @@ def state_sharding(mesh: Mesh, state: PyTree) -> PyTree:
   """
   fsdp = mesh.shape["fsdp"]
 
-  def rule(x) -> NamedSharding:
-    axes = [i for i, size in enumerate(x.shape) if size % fsdp == 0]
+  def rule(place: NamedSharding, x: Array) -> NamedSharding:
+    spec = [*place.spec] + [None] * (len(x.shape) - len(place.spec))
+    axes = [
+      i
+      for i, size in enumerate(x.shape)
+      if spec[i] is None and size % fsdp == 0
+    ]
     small = math.prod(x.shape) < MIN_SHARDED_SIZE
     if fsdp == 1 or small or not axes:
-      return NamedSharding(mesh, PartitionSpec())
-    split = max(axes, key=lambda i: (x.shape[i], i))
-    return NamedSharding(mesh, PartitionSpec(*[None] * split, "fsdp"))
+      return place
+    spec[max(axes, key=lambda i: (x.shape[i], i))] = "fsdp"
+    return _named(mesh, spec)
 
-  return jax.tree.map(rule, state)
+  return jax.tree.map(rule, compute_sharding(mesh, state), state)
+
+
+def compute_sharding(mesh: Mesh, params: PyTree) -> PyTree:
+  """Where parameters are while the network runs: split by `tensor` alone."""
+  tensor = mesh.shape["tensor"]
+
+  def rule(path, x) -> NamedSharding:
+    axis = None
+    if tensor > 1:
+      axis = tensor_axis(jax.tree_util.keystr(path, simple=True, separator="/"))
+    if axis is None or axis >= len(x.shape) or x.shape[axis] % tensor:
+      return NamedSharding(mesh, PartitionSpec())
+    return _named(mesh, [*[None] * axis, "tensor"])
+
+  return jax.tree.map_with_path(rule, params)
+
+
+def _named(mesh: Mesh, spec: list[str | None]) -> NamedSharding:
+  while spec and spec[-1] is None:  # as jit writes the places of its outputs
+    spec.pop()
+  return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def shard_state(mesh: Mesh, state: PyTree) -> PyTree:

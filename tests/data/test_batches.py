@@ -88,6 +88,46 @@ def test_hosts_share_the_batches_of_one_host(hosts):
   assert_same(together, alone)
 
 
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_an_epoch_of_all_hosts_has_every_example_once(hosts):
+  source = SOURCE[:96]  # 12 batches of 8
+  shares = [
+    train_batches(source, 8, 8, 5, process_index=i, process_count=hosts)
+    for i in range(hosts)
+  ]
+  for _ in range(2):
+    seen = np.concatenate([labels(take(share, 12)) for share in shares])
+    np.testing.assert_array_equal(np.sort(seen), np.arange(96))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1), (1, 2)])
+def test_other_numbers_of_hosts_continue(before, after):
+  def hosts(count):
+    return [
+      train_batches(
+        SOURCE, 8, 8, 0, flip=True, process_index=i, process_count=count
+      )
+      for i in range(count)
+    ]
+
+  expected = train_batches(SOURCE, 8, 8, 0, flip=True, **ONE_HOST)
+  expected = take(expected, 25)[15:]
+  states = []
+  for share in hosts(before):
+    take(share, 15)  # beyond an epoch of 103
+    states.append(share.get_state())
+  assert all(state == states[0] for state in states)
+  shares = hosts(after)
+  for share in shares:
+    share.set_state(states[0])
+  steps = zip(*(take(share, 10) for share in shares), strict=True)
+  together = [
+    {key: np.concatenate([share[key] for share in step]) for key in step[0]}
+    for step in steps
+  ]
+  assert_same(together, expected)
+
+
 # 5 batches of 16 lie within the first epoch of 103, 17 in the third.
 @pytest.mark.parametrize("done", [0, 1, 5, 17])
 @pytest.mark.parametrize("options", [{}, {"num_threads": 2}, {"cache": False}])

@@ -129,6 +129,36 @@ def test_positions_in_the_data(tmp_path):
         checkpoints.restore(tiny())
 
 
+def test_positions_of_another_number_of_processes(tmp_path, monkeypatch):
+  """One that all share counts whole batches; others are of one process."""
+  files = training.checkpoints.files
+
+  def be(index, count):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+
+  def write(*positions):
+    for index, position in enumerate(positions):
+      be(index, len(positions))
+      iterator = toy_run.Batches()
+      iterator.i = position
+      files.write_position(tmp_path, iterator)
+
+  write(41, 41)
+  for index, count in ((0, 1), (3, 4)):
+    be(index, count)
+    found = toy_run.Batches()
+    files.restore_position(tmp_path, found)
+    assert found.i == 41
+  write(41, 42)
+  be(0, 1)
+  with pytest.raises(ValueError, match=r"process 0 of 1: those of .* differ"):
+    files.restore_position(tmp_path, toy_run.Batches())
+  be(1, 2)
+  files.restore_position(tmp_path, found)
+  assert found.i == 42
+
+
 def test_an_iterator_needs_a_position(tmp_path):
   save_steps(tmp_path, 1)
   with (
