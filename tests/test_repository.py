@@ -127,6 +127,7 @@ import jaxgen.training.autoencoder_losses, jaxgen.metrics.reconstruction
 import jaxgen.convert.first_stage_folders, jaxgen.convert.ldm_unet
 import jaxgen.nn.beit, jaxgen.masked, jaxgen.convert.beit
 import jaxgen.nn.dvae, jaxgen.convert.dalle_dvae
+import jaxgen.data.views, jaxgen.training.mixing
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

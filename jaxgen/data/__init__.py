@@ -16,6 +16,7 @@ from jaxgen.data.images import (
   to_unit,
 )
 from jaxgen.data.loading import Source, load
+from jaxgen.data.rand_augment import rand_augment, random_erasing
 from jaxgen.data.tokenizers import (
   TextTokenizer,
   bert_tokenizer,
@@ -23,8 +24,22 @@ from jaxgen.data.tokenizers import (
   load_tokenizer,
   train_word_tokenizer,
 )
+from jaxgen.data.transforms import (
+  Box,
+  color_jitter,
+  eval_crop,
+  random_box,
+  random_flip,
+  render,
+)
+from jaxgen.data.views import BEIT_V1, BEIT_V2, LabelledView, PairOfViews
 
 __all__ = [
+  "BEIT_V1",
+  "BEIT_V2",
+  "Box",
+  "LabelledView",
+  "PairOfViews",
   "Source",
   "TextTokenizer",
   "augment",
@@ -32,10 +47,17 @@ __all__ = [
   "celeba_crop",
   "center_crop_resize",
   "clip_tokenizer",
+  "color_jitter",
   "eval_batches",
+  "eval_crop",
   "image_grid",
   "load",
   "load_tokenizer",
+  "rand_augment",
+  "random_box",
+  "random_erasing",
+  "random_flip",
+  "render",
   "save_png",
   "shrink",
   "to_uint8",

@@ -1,11 +1,13 @@
 """Batches of images for training and evaluation, one share per host.
 
 A batch is a dict of numpy arrays: `image` float32 [B, H, W, C] in [-1, 1] and,
-where the data set has labels, `label` int32 [B]. `batch_size` counts the whole
-batch over all hosts; host h of n is handed rows [h B / n, (h + 1) B / n).
+where the data set has labels, `label` int32 [B]; with a transform, whatever it
+returns. `batch_size` counts the whole batch over all hosts; host h of n is
+handed rows [h B / n, (h + 1) B / n).
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 Crop = Callable[[np.ndarray, int], np.ndarray]
 Tokenize = Callable[[str], np.ndarray]
+Example = dict[str, Any]
+Transform = Callable[[Example, np.random.Generator], Example]
 
 CACHE_BYTES = 256 * 2**20
 
@@ -29,11 +33,12 @@ CACHE_BYTES = 256 * 2**20
 def train_batches(
   source: Sequence[dict[str, Any]],
   batch_size: int,
-  image_size: int,
+  image_size: int | None,
   seed: int,
   *,
   flip: bool = False,
-  crop: Crop = center_crop_resize,
+  crop: Crop | None = None,
+  transform: Transform | None = None,
   tokenize: Tokenize | None = None,
   cache: bool | None = None,
   num_threads: int = 0,
@@ -52,14 +57,21 @@ def train_batches(
   Args:
     source: examples by index with `image`, uint8 [H, W, C]; see `load`.
     batch_size: the number of images over all hosts.
-    image_size: the height and width of the images handed out.
+    image_size: the height and width of `image` as it is handed out; None, only
+      with a transform, leaves them to it.
     seed: in [0, 2^32).
     flip: mirror each image left-right with probability 1/2.
-    crop: `(image, size) -> image`, from `jaxgen.data.images` or your own.
+    crop: `(image, size) -> image`, from `jaxgen.data.images` or your own;
+      `center_crop_resize` if None.
+    transform: `(example, rng) -> arrays by name`, in the place of crop and
+      flip; it makes its random choices with `rng` alone. Every uint8 array of
+      rank 3 is an image and brought to [-1, 1]; other arrays are stacked, with
+      integers as int32, floats as float32 and uint8 of rank 2, such as label
+      maps, as they are. See `jaxgen.data.views` and `jaxgen.data.transforms`.
     tokenize: if given, the batch also has `tokens`, int32 [B, ...]: the
       tokenized `caption` of each example.
-    cache: keep the cropped images in memory after their first use; by default
-      if the whole data set takes less than 256 MiB.
+    cache: keep the cropped images, or what a transform is given, in memory
+      after their first use; by default if all of it takes less than 256 MiB.
     num_threads: threads that prepare batches ahead; 0 prepares them on demand.
     num_workers: processes that do; for data sets whose decoding needs more
       than one core. The state of an iterator fits only the same number.
@@ -67,7 +79,9 @@ def train_batches(
 
   Raises:
     ValueError: batch_size exceeds the data set or does not divide among the
-      hosts, an image is too small, ...; image errors are raised by `next`.
+      hosts, crop or flip are given beside a transform, an image is too small,
+      ...; errors of images and transforms are raised by `next`.
+    TypeError: a transform returns something other than arrays by name.
   """
   grain = optional("grain")
   share = _Share.make(batch_size, process_index, process_count)
@@ -77,10 +91,12 @@ def train_batches(
     )
   if not 0 <= seed < 2**32:
     raise ValueError(f"seed must lie in [0, 2^32), got {seed}")
-  examples = _Prepared(source, image_size, crop, tokenize)
-  if examples.fit_in_memory() if cache is None else cache:
+  prepare, change = _preparation(image_size, crop, flip, transform, tokenize)
+  examples = _Prepared(source, prepare)
+  looks = 1 if transform is None else 8  # raw images differ in size
+  if examples.fit_in_memory(looks) if cache is None else cache:
     examples = dataclasses.replace(examples, kept=[None] * len(source))
-  stream = _shuffled(examples, seed, flip)
+  stream = _shuffled(examples, seed, change)
   rows = grain.MapDataset.range(sys.maxsize).map(
     lambda row: stream[share.position(row)]
   )
@@ -90,9 +106,10 @@ def train_batches(
 def eval_batches(
   source: Sequence[dict[str, Any]],
   batch_size: int,
-  image_size: int,
+  image_size: int | None,
   *,
-  crop: Crop = center_crop_resize,
+  crop: Crop | None = None,
+  transform: Callable[[Example], Example] | None = None,
   tokenize: Tokenize | None = None,
   num_threads: int = 0,
   process_index: int | None = None,
@@ -103,18 +120,30 @@ def eval_batches(
   Every batch is full and every host is handed the same number of them, so that
   one compiled step serves all: the last is filled up with black images. `mask`,
   bool [B], is True on the examples and False on the filling. The arguments are
-  those of `train_batches`.
+  those of `train_batches`, but a transform is `example -> arrays by name`, and
+  none of them may be called mask.
 
   Raises:
     ValueError: the data set is empty, or batch_size does not divide among the
       hosts.
+    TypeError: a transform returns something other than arrays by name.
   """
   grain = optional("grain")
   share = _Share.make(batch_size, process_index, process_count)
   if not len(source):
     raise ValueError("the data set is empty")
-  examples = _Prepared(source, image_size, crop, tokenize)
+  if transform is None:
+    prepare, _ = _preparation(image_size, crop, False, None, tokenize)
+  else:
+    _check_alone(crop, False)
+    prepare = functools.partial(_transformed, image_size, transform, tokenize)
+  examples = _Prepared(source, prepare)
   filling = {key: np.zeros_like(value) for key, value in examples[0].items()}
+  if "mask" in filling:
+    raise ValueError(
+      "the transform of eval_batches may not return `mask`, which says where "
+      "a batch has examples"
+    )
 
   def row(index: int) -> dict[str, np.ndarray]:
     position = share.position(index)
@@ -158,58 +187,139 @@ class _Share:
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared(Sequence):
-  """What training sees of a source: images cropped, still uint8.
+  """What training sees of a source: its examples, prepared.
 
   `kept`, if there, keeps the examples that were handed out.
   """
 
-  source: Sequence[dict[str, Any]]
-  size: int
-  crop: Crop
-  tokenize: Tokenize | None
-  kept: list[dict[str, np.ndarray] | None] | None = None
+  source: Sequence[Example]
+  prepare: Callable[[Example], Example]
+  kept: list[Example | None] | None = None
 
   def __len__(self) -> int:
     return len(self.source)
 
   def __getitem__(self, index: Any) -> Any:
     if self.kept is None:
-      return self._prepare(self.source[index])
+      return self.prepare(self.source[index])
     example = self.kept[index]
     if example is None:
       # Threads may get here together: they store the same thing.
-      example = self.kept[index] = self._prepare(self.source[index])
+      example = self.kept[index] = self.prepare(self.source[index])
     return example
 
-  def fit_in_memory(self) -> bool:
-    size = sum(value.nbytes for value in self[0].values())
-    return size * len(self) < CACHE_BYTES
-
-  def _prepare(self, example: dict[str, Any]) -> dict[str, np.ndarray]:
-    image = check_image(self.crop(check_image(example["image"]), self.size))
-    if image.shape[:2] != (self.size, self.size):
-      raise ValueError(
-        f"crop returned {image.shape[0]} x {image.shape[1]} pixels for "
-        f"image_size={self.size}"
-      )
-    prepared: dict[str, np.ndarray] = {"image": image}
-    if "label" in example:
-      prepared["label"] = np.asarray(example["label"], np.int32)
-    if self.tokenize is not None:
-      if "caption" not in example:
-        raise ValueError("tokenize needs a data set with captions")
-      tokens = self.tokenize(example["caption"])
-      prepared["tokens"] = np.asarray(tokens, np.int32)
-    return prepared
+  def fit_in_memory(self, looks: int) -> bool:
+    """Whether CACHE_BYTES hold all, judged by so many of them."""
+    seen = range(0, len(self), -(-len(self) // looks))
+    sizes = [getattr(v, "nbytes", 0) for i in seen for v in self[i].values()]
+    return sum(sizes) * len(self) < CACHE_BYTES * len(seen)
 
 
-def _shuffled(examples: _Prepared, seed: int, flip: bool) -> Any:
+def _preparation(
+  size: int | None,
+  crop: Crop | None,
+  flip: bool,
+  transform: Transform | None,
+  tokenize: Tokenize | None,
+) -> tuple[Callable[[Example], Example], Transform | None]:
+  """What is done to an example once, and what anew in each epoch."""
+  if transform is not None:
+    _check_alone(crop, flip)
+    return _raw, functools.partial(_transformed, size, transform, tokenize)
+  if size is None:
+    raise ValueError("image_size=None is for a transform, which decides it")
+  crop = center_crop_resize if crop is None else crop
+  prepare = functools.partial(_cropped, size, crop, tokenize)
+  return prepare, _random_flip if flip else None
+
+
+def _check_alone(crop: Crop | None, flip: bool) -> None:
+  given = "crop" if crop is not None else "flip" if flip else None
+  if given:
+    raise ValueError(
+      f"a transform takes the place of {given}: give one of them"
+    )
+
+
+def _cropped(
+  size: int, crop: Crop, tokenize: Tokenize | None, example: Example
+) -> dict[str, np.ndarray]:
+  """The image cropped, still uint8, the label and the tokens."""
+  image = check_image(crop(check_image(example["image"]), size))
+  _check_size(image, size, "crop")
+  prepared: dict[str, np.ndarray] = {"image": image}
+  if "label" in example:
+    prepared["label"] = np.asarray(example["label"], np.int32)
+  return prepared | _tokens(tokenize, example)
+
+
+def _raw(example: Example) -> Example:
+  """The example, not to be written to, since it may be kept."""
+  check_image(example["image"])
+  return {name: _frozen(value) for name, value in example.items()}
+
+
+def _frozen(value: Any) -> Any:
+  if isinstance(value, np.ndarray):
+    value = value.view()
+    value.flags.writeable = False
+  return value
+
+
+def _transformed(
+  size: int | None,
+  transform: Callable[..., Example],
+  tokenize: Tokenize | None,
+  example: Example,
+  *rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+  """What a transform makes of an example, as arrays, and the tokens."""
+  found = transform(dict(example), *rng)
+  if not isinstance(found, dict):
+    raise TypeError(
+      f"a transform returns arrays by name, got {type(found).__name__}"
+    )
+  arrays = {name: _to_array(name, value) for name, value in found.items()}
+  if size is not None and "image" in arrays:
+    _check_size(arrays["image"], size, "transform")
+  return arrays | _tokens(tokenize, example)
+
+
+def _to_array(name: str, value: Any) -> np.ndarray:
+  array = np.asarray(value)
+  if array.dtype == np.uint8 and array.ndim:
+    return array
+  kinds = {"i": np.int32, "u": np.int32, "f": np.float32, "b": np.bool_}
+  if array.dtype.kind not in kinds:
+    raise TypeError(
+      f"a transform returns numbers, got {name} of type {array.dtype}"
+    )
+  return array.astype(kinds[array.dtype.kind])
+
+
+def _check_size(image: np.ndarray, size: int, maker: str) -> None:
+  if image.shape[:2] != (size, size):
+    got = " x ".join(map(str, image.shape[:2]))
+    raise ValueError(f"{maker} returned {got} pixels for image_size={size}")
+
+
+def _tokens(
+  tokenize: Tokenize | None, example: Example
+) -> dict[str, np.ndarray]:
+  if tokenize is None:
+    return {}
+  if "caption" not in example:
+    raise ValueError("tokenize needs a data set with captions")
+  return {"tokens": np.asarray(tokenize(example["caption"]), np.int32)}
+
+
+def _shuffled(examples: _Prepared, seed: int, change: Transform | None) -> Any:
   """The endless stream of examples, a grain MapDataset."""
-  shuffle_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2)
+  shuffle_seed, change_seed = np.random.SeedSequence(seed).generate_state(2)
   stream = optional("grain").MapDataset.source(examples)
   stream = stream.shuffle(int(shuffle_seed)).repeat()
-  if flip:
-    stream = stream.random_map(_random_flip, seed=int(flip_seed))
+  if change is not None:
+    stream = stream.random_map(change, seed=int(change_seed))
   return stream
 
 
@@ -240,14 +350,19 @@ def _collated(
 
 def _collate(examples: Sequence[dict[str, np.ndarray]]) -> Batch:
   """Stacks examples into a batch and brings its images to [-1, 1]."""
-  try:
-    batch = {
-      key: np.stack([example[key] for example in examples])
-      for key in examples[0]
-    }
-  except ValueError as error:
-    shapes = {example["image"].shape for example in examples}
-    raise ValueError(
-      f"the images or tokens of a batch differ in shape: {sorted(shapes)}"
-    ) from error
-  return {**batch, "image": to_unit(batch["image"])}
+  names = sorted(examples[0])
+  for example in examples:
+    if sorted(example) != names:
+      raise ValueError(
+        f"the examples of a batch have {names} and {sorted(example)}"
+      )
+  batch = {}
+  for name in examples[0]:
+    arrays = [example[name] for example in examples]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+      raise ValueError(f"{name}s of a batch differ in shape: {shapes}")
+    stacked = np.stack(arrays)
+    is_image = stacked.dtype == np.uint8 and stacked.ndim == 4
+    batch[name] = to_unit(stacked) if is_image else stacked
+  return batch

@@ -69,20 +69,25 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
   """
   if channels not in _MODES:
     raise ValueError(f"images have 1 or 3 channels, got channels={channels}")
-  try:
-    image = optional("PIL.Image").open(io.BytesIO(data))
-    image.load()
-  except ImportError:
-    raise
-  except Exception as error:  # PIL raises half a dozen kinds on broken bytes.
-    raise ValueError(
-      f"{len(data)} bytes are not a readable image: {error}"
-    ) from error
-  if image.mode in _WIDE_MODES:
-    raise ValueError(f"images have 8 bits a channel, got mode {image.mode}")
+  image = _open(data)
   if channels == 1 and image.mode not in _GRAY_MODES:
     raise ValueError(f"wanted a gray image (1 channel), got {image.mode}")
-  return _to_array(image.convert(_MODES[channels]))
+  return from_pil(image.convert(_MODES[channels]))
+
+
+def decode_label_map(data: bytes) -> np.ndarray:
+  """PNG bytes -> uint8 [H, W], the class of each pixel.
+
+  Gray levels and numbers of a palette are classes; of a map in colours the red
+  channel is, as in ADE20K's annotations of instances.
+
+  Raises:
+    ValueError: the bytes hold no readable image, or one of 16 bits.
+  """
+  image = _open(data)
+  if image.mode in ("L", "P"):
+    return np.asarray(image)
+  return np.asarray(image.convert("RGB"))[..., 0]
 
 
 def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -98,7 +103,7 @@ def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
   if (height, width) == (size, size):
     return image
   filters = optional("PIL.Image").Resampling
-  pil = _to_pil(image)
+  pil = to_pil(image)
   while min(pil.size) >= 2 * size:
     pil = pil.resize((pil.width // 2, pil.height // 2), filters.BOX)
   scale = size / min(pil.size)
@@ -106,7 +111,7 @@ def center_crop_resize(image: np.ndarray, size: int) -> np.ndarray:
     (round(pil.width * scale), round(pil.height * scale)), filters.BICUBIC
   )
   left, top = (pil.width - size) // 2, (pil.height - size) // 2
-  return _to_array(pil)[top : top + size, left : left + size]
+  return from_pil(pil)[top : top + size, left : left + size]
 
 
 def celeba_crop(
@@ -133,8 +138,8 @@ def celeba_crop(
       f"{size}, got an image of {height} x {width}"
     )
   bilinear = optional("PIL.Image").Resampling.BILINEAR
-  square = _to_pil(image[top : top + box, left : left + box])
-  return _to_array(square.resize((size, size), bilinear))
+  square = to_pil(image[top : top + box, left : left + box])
+  return from_pil(square.resize((size, size), bilinear))
 
 
 def shrink(images: Images, size: int) -> Images:
@@ -203,7 +208,7 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     raise TypeError(f"save_png takes a uint8 image, got {image.dtype}")
   if image.ndim == 2:
     image = image[..., None]
-  pil = _to_pil(image)
+  pil = to_pil(image)
   path = Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
@@ -228,6 +233,22 @@ def check_image(image: np.ndarray) -> np.ndarray:
   return image
 
 
+def _open(data: bytes) -> Any:
+  """The image that the bytes hold, loaded by PIL."""
+  try:
+    image = optional("PIL.Image").open(io.BytesIO(data))
+    image.load()
+  except ImportError:
+    raise
+  except Exception as error:  # PIL raises half a dozen kinds on broken bytes.
+    raise ValueError(
+      f"{len(data)} bytes are not a readable image: {error}"
+    ) from error
+  if image.mode in _WIDE_MODES:
+    raise ValueError(f"images have 8 bits a channel, got mode {image.mode}")
+  return image
+
+
 def _check_size(image: np.ndarray, size: int) -> tuple[int, int]:
   height, width, _ = check_image(image).shape
   if size < 1 or min(height, width) < size:
@@ -238,11 +259,13 @@ def _check_size(image: np.ndarray, size: int) -> tuple[int, int]:
   return height, width
 
 
-def _to_pil(image: np.ndarray) -> Any:
+def to_pil(image: np.ndarray) -> Any:
+  """The image as PIL has it; TypeError or ValueError if it is none."""
   gray = check_image(image).shape[-1] == 1
   return optional("PIL.Image").fromarray(image[..., 0] if gray else image)
 
 
-def _to_array(pil: Any) -> np.ndarray:
+def from_pil(pil: Any) -> np.ndarray:
+  """uint8 [H, W, C] of an image of PIL, not to be written to."""
   array = np.asarray(pil)
   return array[..., None] if array.ndim == 2 else array

@@ -1,8 +1,9 @@
 """Data sets by name: examples by index, read without TensorFlow.
 
 The names are those of TensorFlow Datasets ("cifar10", "celeb_a",
-"lsun/bedroom", "celeb_a_hq/256", "imagenet2012", ...) and of two data sets of
-our own that need no download: "mnist5k" and "openmoji/32" (or /64, /128).
+"lsun/bedroom", "celeb_a_hq/256", "imagenet2012", ...), of two data sets of our
+own that need no download, "mnist5k" and "openmoji/32" (or /64, /128), and of
+folders: "folder:ROOT" with a sub-folder for each class, and "ade20k:ROOT".
 """
 
 import contextlib
@@ -12,7 +13,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from jaxgen.data.images import decode_image
+import numpy as np
+
+from jaxgen.data import folders
+from jaxgen.data.images import decode_image, decode_label_map
 from jaxgen.data.optional import optional
 
 OWN = ("mnist5k", "openmoji")
@@ -24,19 +28,23 @@ class Source(Sequence):
   """The examples of one split, in the fixed order of their files.
 
   `source[i]` is a dict with `image`, uint8 [H, W, C], and whatever else the
-  data set has: `label`, `caption`, ...
+  data set has: `label`, `caption`, ..., and `segmentation`, uint8 [H, W], if it
+  has label maps.
 
   Fields:
     name: what `load` was asked for.
     records: the undecoded examples by index.
     channels: C.
     label_names: the names of the classes; empty without labels.
+    segmented: whether the records have an `annotation`, a label map, which
+      becomes `segmentation`.
   """
 
   name: str
   records: Sequence[dict[str, Any]]
   channels: int
   label_names: tuple[str, ...] = ()
+  segmented: bool = False
 
   def __len__(self) -> int:
     return len(self.records)
@@ -51,12 +59,15 @@ class Source(Sequence):
     example = dict(self.records[range(len(self))[index]])
     try:
       example["image"] = decode_image(example["image"], self.channels)
+      if self.segmented:
+        example["segmentation"] = _decode_map(
+          example.pop("annotation"), example["image"]
+        )
     except ValueError as error:
-      raise ValueError(f"{self.name}, example {index}: {error}") from error
-    return {
-      key: value.decode() if isinstance(value, bytes) else value
-      for key, value in example.items()
-    }
+      file = _text(example.get("file_name", ""))
+      where = f"example {index}" + (f" ({file})" if file else "")
+      raise ValueError(f"{self.name}, {where}: {error}") from error
+    return {key: _text(value) for key, value in example.items()}
 
 
 def load(
@@ -66,10 +77,14 @@ def load(
 ) -> Source:
   """The examples of a split, by index. Never downloads.
 
-  mnist5k and openmoji are built on first use, in seconds.
+  mnist5k and openmoji are built on first use, in seconds. The label maps of
+  TFDS's "scene_parse150" are those of the instance challenge: 100 kinds of
+  objects. "ade20k:ROOT" has the 150 classes that papers report.
 
   Args:
-    name: a data set of TFDS or our own, such as "cifar10" or "openmoji/32".
+    name: a data set of TFDS or our own, such as "cifar10" or "openmoji/32";
+      "folder:ROOT", whose images lie in ROOT/SPLIT/CLASS, or ROOT/CLASS for
+      "train"; or "ade20k:ROOT", the unpacked ADEChallengeData2016.
     split: "train", "test", "train[:10%]", ... as in TFDS; "train+test", here
       the same as "all", is the 5,000 digits of mnist5k or all of openmoji.
     data_dir: where prepared data sets lie; TFDS's default, $TFDS_DATA_DIR or
@@ -77,9 +92,16 @@ def load(
 
   Raises:
     ValueError: there is no such data set or split, or it has no images.
-    FileNotFoundError: the data set is not prepared; says how to do it.
+    FileNotFoundError: the data set is not prepared; says how to do it. Or there
+      is no such folder.
     ImportError: the `data` extra is not installed.
   """
+  kind, _, root = name.partition(":")
+  if kind == "folder":
+    records = folders.class_folders(root, split)
+    return Source(name, records, 3, records.label_names)
+  if kind == "ade20k":
+    return Source(name, folders.ade20k(root, split), 3, segmented=True)
   builder = make_builder(name, data_dir)
   if not builder.data_path.exists():
     if builder.name not in OWN:
@@ -149,8 +171,10 @@ def _open(builder: Any, name: str, split: str) -> Source:
   if not isinstance(features.get("image"), tfds.features.Image):
     raise ValueError(f"{name} has no feature called image: {list(features)}")
   try:
+    segmented = isinstance(features.get("annotation"), tfds.features.Image)
+    encoded = ("image", "annotation") if segmented else ("image",)
     records = builder.as_data_source(
-      split, decoders={"image": tfds.decode.SkipDecoding()}
+      split, decoders={key: tfds.decode.SkipDecoding() for key in encoded}
     )
   except NotImplementedError as error:
     raise ValueError(
@@ -168,7 +192,21 @@ def _open(builder: Any, name: str, split: str) -> Source:
     records=records,
     channels=features["image"].shape[-1] or 3,
     label_names=tuple(getattr(features.get("label"), "names", ())),
+    segmented=segmented,
   )
+
+
+def _text(value: Any) -> Any:
+  return value.decode() if isinstance(value, bytes) else value
+
+
+def _decode_map(data: bytes, image: np.ndarray) -> np.ndarray:
+  labels = decode_label_map(data)
+  if labels.shape != image.shape[:2]:
+    raise ValueError(
+      f"a label map of {labels.shape} for an image of {image.shape[:2]} pixels"
+    )
+  return labels
 
 
 @contextlib.contextmanager

@@ -39,11 +39,7 @@ def blockwise_mask(
   Raises:
     ValueError: num_masked, min_block or min_aspect is out of range.
   """
-  height, width = grid
-  if not 0 <= num_masked <= height * width:
-    raise ValueError(
-      f"num_masked must lie in [0, {height * width}], got {num_masked}"
-    )
+  _check_num_masked(num_masked, grid)
   if min_block < 1 or not 0 < min_aspect <= 1:
     raise ValueError(
       "min_block must be at least 1 and min_aspect in (0, 1], got "
@@ -57,6 +53,38 @@ def blockwise_mask(
     free = np.flatnonzero(~mask)
     mask.flat[rng.choice(free, left, replace=False)] = True
   return mask
+
+
+def random_mask(
+  rng: np.random.Generator,
+  grid: tuple[int, int] = (14, 14),
+  num_masked: int = 75,
+) -> np.ndarray:
+  """Single patches, all sets of them alike (Bao et al. 2022, Table 4).
+
+  Args:
+    rng: where the draw comes from.
+    grid: height and width in patches.
+    num_masked: patches to mask.
+
+  Returns:
+    bool `[height, width]`, True where a patch is masked.
+
+  Raises:
+    ValueError: num_masked is out of range.
+  """
+  _check_num_masked(num_masked, grid)
+  mask = np.zeros(grid, bool)
+  mask.flat[rng.choice(mask.size, num_masked, replace=False)] = True
+  return mask
+
+
+def _check_num_masked(num_masked: int, grid: tuple[int, int]) -> None:
+  height, width = grid
+  if not 0 <= num_masked <= height * width:
+    raise ValueError(
+      f"num_masked must lie in [0, {height * width}], got {num_masked}"
+    )
 
 
 def _add_block(

@@ -69,6 +69,7 @@ def prepare_made_up(monkeypatch, name, data_dir):
     ("lsun/church_outdoor", (300, 400, 3), 0),
     ("lsun/cat", (300, 400, 3), 0),
     ("imagenet2012", (300, 400, 3), 1000),
+    ("cifar100", (32, 32, 3), 100),
   ],
 )
 def test_data_sets_of_tfds(monkeypatch, tmp_path, name, shape, classes):
@@ -95,6 +96,19 @@ def test_data_sets_of_tfds(monkeypatch, tmp_path, name, shape, classes):
     assert sorted(batch["label"]) == sorted(i % classes for i in range(N))
   else:
     assert batch.keys() == {"image"}
+
+
+def test_label_maps_of_tfds(monkeypatch, tmp_path):
+  prepare_made_up(monkeypatch, "scene_parse150", tmp_path)
+  source = load("scene_parse150", data_dir=tmp_path)
+  assert len(source) == N
+  # The made-up maps are the images: the class is the red channel.
+  for example in source:
+    assert example.keys() == {"image", "segmentation"}
+    assert example["segmentation"].dtype == np.uint8
+    np.testing.assert_array_equal(
+      example["segmentation"], example["image"][..., 0]
+    )
 
 
 def test_names_and_splits_that_do_not_exist(data_dir, mnist5k):

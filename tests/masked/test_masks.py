@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxgen.masked import blockwise_mask, masked_image_loss
+from jaxgen.masked import blockwise_mask, masked_image_loss, random_mask
 
 
 def test_the_originals_statistics():
@@ -24,6 +24,17 @@ def test_exactly_as_many_as_asked_for():
     assert mask.sum() == 75
   assert blockwise_mask(rng, (4, 6), 24, exact=True).all()
   assert not blockwise_mask(rng, num_masked=0).any()
+
+
+def test_random_masks_have_any_patch():
+  rng = np.random.default_rng(0)
+  masks = np.stack([random_mask(rng) for _ in range(400)])
+  assert (masks.sum((1, 2)) == 75).all()
+  p = 75 / 196
+  assert np.abs(masks.mean(0) - p).max() < 4.5 * np.sqrt(p * (1 - p) / 400)
+  assert random_mask(rng, (3, 5), 15).all()
+  with pytest.raises(ValueError, match=r"lie in \[0, 15\], got 16"):
+    random_mask(rng, (3, 5), 16)
 
 
 def test_blocks_not_single_patches():
