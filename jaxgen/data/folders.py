@@ -138,8 +138,22 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-  """All images below a folder, in a fixed order."""
-  for parent, _, names in sorted(os.walk(folder, followlinks=True)):
+  """All images below a folder, in a fixed order.
+
+  Links are followed, but each folder is looked into once: links can lead back.
+  What is no regular file, such as a pipe that would be waited for, is left out.
+  """
+  found, seen = [], set()
+  for parent, folders, names in os.walk(folder, followlinks=True):
+    folders.sort()
+    status = os.stat(parent)
+    if (status.st_dev, status.st_ino) in seen:
+      folders.clear()
+      continue
+    seen.add((status.st_dev, status.st_ino))
+    found.append((parent, names))
+  for parent, names in sorted(found):
     for name in sorted(names):
-      if name.lower().endswith(EXTENSIONS):
-        yield Path(parent, name)
+      path = Path(parent, name)
+      if name.lower().endswith(EXTENSIONS) and path.is_file():
+        yield path
