@@ -159,7 +159,8 @@ def read(path: str | Path) -> Result:
   for name, value in content.items():
     if not _KINDS[name](value):
       raise ValueError(f"{path} has {name} {shown(value)}")
-  return Result(**content)
+  # Not of this machine, as the defaults are.
+  return Result(**{"device": "unknown", "commit": "unknown"} | content)
 
 
 def _is_text(value: object) -> bool:

@@ -125,8 +125,8 @@ def configured(path: str | Path) -> ClipText:
   for name, value in _WANTED.items():
     if config.get(name, value) != value:
       raise ValueError(
-        f"{path} has {name} {shown(config[name])}, but CLIP's text transformer has "
-        f"{value!r}."
+        f"{path} has {name} {shown(config[name])}, but CLIP's text transformer "
+        f"has {value!r}."
       )
   fields: dict[str, Any] = {ours: config[k] for k, ours in _FIELDS.items()}
   for name, ours in _FIELDS.items():

@@ -33,7 +33,7 @@ def check_count(path: str | Path, name: str, value: Any) -> None:
   most = 1000 if "layers" in name else 1_000_000
   if type(value) is not int or not 1 <= value <= most:
     raise ValueError(
-      f"{path} has {name} {shown(value)}, a number from 1 to {most:,} is wanted."
+      f"{path} has {name} {shown(value)}, wanted is a count up to {most:,}."
     )
 
 

@@ -87,7 +87,7 @@ def storage(persistent_id: Any) -> Any:
   key, _, size, *view = rest
   if kind != "storage" or named.name not in _STORAGES or any(view):
     raise ValueError(
-      f"it refers to a {shown(kind)} of type {shown(named.name)}"
+      f"it refers to a {shown(kind)[1:-1]} of type {shown(named.name)[1:-1]}"
     )
   if not isinstance(key, str) or not _are_counts(size):
     raise ValueError(f"storage {shown(key)} has size {shown(size)}")

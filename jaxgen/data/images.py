@@ -20,8 +20,8 @@ from jaxgen.messages import reason
 Images = TypeVar("Images", np.ndarray, jax.Array)
 _MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = {"1", "L"}
-# Of the data sets. PIL knows more, among them PostScript, which it would hand to
-# a program that runs it.
+# Of the data sets. PIL knows more, among them PostScript, which it would hand
+# to a program that runs it.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 # Pixels that an image may have, and more for each byte: a file of 100 kB can
 # describe as many as fill the memory.

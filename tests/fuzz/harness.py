@@ -1,4 +1,4 @@
-"""Input number i of a seed: the same broken files whenever they are asked for."""
+"""Input number i of a seed: the same broken files whenever asked for."""
 
 import collections
 import dataclasses
@@ -100,7 +100,7 @@ class Harness:
       try:
         target.read(self.folder)
       except Exception as error:
-        if not _expected(target, whole, error):
+        if not _expected(target, error):
           raise ValueError(
             f"{target.name} does not read {', '.join(whole)}"
           ) from error
@@ -135,9 +135,7 @@ class Harness:
     self._outer.cleanup()
 
 
-def _expected(
-  target: Target, whole: dict[str, bytes], error: Exception
-) -> bool:
+def _expected(target: Target, error: Exception) -> bool:
   """Whether it is right that a reader refuses a whole file of its kind."""
   if target.name in ("read_images", "read_statistics"):
     return isinstance(error, ValueError)  # each reads some of the .npz files

@@ -45,7 +45,13 @@ from jaxgen.training import Checkpoints, TrainState
 Files = dict[str, bytes]
 ENCODER = Encoder(channels=4, num_blocks=1, num_tokens=8)
 CLIP = ClipText(
-  vocab_size=20, width=8, num_layers=1, num_heads=2, mlp_width=16, max_length=5
+  vocab_size=20,
+  width=8,
+  num_layers=1,
+  num_heads=2,
+  mlp_width=16,
+  max_length=5,
+  end_token=19,
 )
 FIRST_STAGE = AutoencoderKL(
   4, (1,), (), resolution=8, channels=32, num_res_blocks=1
