@@ -90,7 +90,7 @@ def _experiment_of(checkpoints: Path) -> str:
   """
   name = training.restore_experiment(checkpoints).get("experiment")
   models = Path(__file__).parent.glob("*/model.py")
-  if name not in {path.parent.name for path in models}:
+  if name not in [path.parent.name for path in models]:
     raise ValueError(f"{checkpoints} are of no experiment here: {shown(name)}")
   return str(name)
 
