@@ -11,6 +11,7 @@ promise, with the number of the input, and exits with 1 if anything did.
 
 import argparse
 import faulthandler
+import logging
 import shutil
 import sys
 import time
@@ -36,6 +37,7 @@ def main() -> int:
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   faulthandler.enable()
+  logging.disable()
   harness = Harness(args.target, args.seed)
   if args.only is not None:
     report = harness.run([args.only])

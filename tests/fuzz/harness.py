@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import gc
+import os
 import shutil
 import tempfile
 import warnings
@@ -86,7 +87,9 @@ class Harness:
     self.seed = seed
     weights = np.array([target.weight for target in self.targets])
     self._shares = weights / weights.sum()
-    self._outer = tempfile.TemporaryDirectory(prefix="jaxgen-fuzz-")
+    # In memory where there is such a folder: a disk is slow to forget files.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    self._outer = tempfile.TemporaryDirectory(prefix="jaxgen-fuzz-", dir=memory)
     self.folder = Path(self._outer.name) / "inner"
     for target in self.targets:
       self._warm_up(target)
