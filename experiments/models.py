@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,6 +113,10 @@ def restore_run(workdir: Path, kind: Callable[..., Any]) -> tuple[Any, PyTree]:
   saved = training.restore_experiment(workdir / "checkpoints")
   saved = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
   saved.pop("experiment", None)
+  hints = typing.get_type_hints(kind)
+  for name, value in saved.items():
+    if not _fits(value, hints.get(name)):
+      raise ValueError(f"{workdir} has {shown(name)[1:-1]} {shown(value)}")
   try:
     config = kind(**saved)
   except TypeError as error:
@@ -119,6 +124,17 @@ def restore_run(workdir: Path, kind: Callable[..., Any]) -> tuple[Any, PyTree]:
       f"{workdir} holds no {kind.__name__}: {reason(error)}"
     ) from error
   return config, training.restore_params(workdir / "checkpoints", "ema")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  """Whether a value has the annotated type, of the simple ones."""
+  if hint is float:
+    return isinstance(value, int | float)
+  if hint in (int, str, bool):
+    return isinstance(value, hint)
+  if hint == tuple[int, ...]:
+    return isinstance(value, tuple) and all(isinstance(v, int) for v in value)
+  return True
 
 
 def shared_fields(config: Any, module: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jaxgen.convert import pickles, torch_tensors
 from jaxgen.convert.state import read_safetensors
 from jaxgen.convert.torch_tensors import Resolver, Storage, Tensor
 from jaxgen.messages import reason, shown
+from jaxgen.zip_files import open_bounded
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -108,7 +109,7 @@ def _read(
   path = Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"There is no checkpoint file {path}.")
-  with open(path, "rb") as file:
+  with open_bounded(path) as file:
     try:
       zipped = file.read(4) == b"PK\x03\x04"
       content, read = (_read_zip if zipped else _read_legacy)(file)

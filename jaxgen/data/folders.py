@@ -60,7 +60,7 @@ def class_folders(root: str | os.PathLike[str], split: str) -> ClassFolders:
     top = top / split
   elif split != "train":
     raise FileNotFoundError(f"there is no folder {top / split}")
-  names = sorted(entry.name for entry in os.scandir(top) if entry.is_dir())
+  names = sorted(name for name in os.listdir(top) if (top / name).is_dir())
   files, labels = [], []
   for label, name in enumerate(names):
     found = list(_images(top / name))

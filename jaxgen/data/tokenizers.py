@@ -223,6 +223,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
       f"{path} cuts texts to {rules.truncation['max_length']} tokens, wanted 2 "
       f"to {_LONGEST:,}."
     )
+  _parsed(lambda: rules.encode_batch(["a text"]), path)
   return TextTokenizer(rules)
 
 
@@ -290,8 +291,13 @@ def _require(
 
 
 def _parsed(read: Callable[[], Any], path: str | Path) -> Any:
-  """What `read` gives; the library's errors have no class of their own."""
+  """What `read` gives; the library's errors have no class of their own.
+
+  Some are no `Exception`: panics of Rust.
+  """
   try:
     return read()
-  except Exception as error:
+  except (KeyboardInterrupt, SystemExit):
+    raise
+  except BaseException as error:
     raise ValueError(f"Cannot read {path}: {reason(error)}.") from error

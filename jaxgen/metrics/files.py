@@ -18,6 +18,7 @@ from jaxgen.messages import reason, shown
 from jaxgen.metrics.inception_score import ClassSums
 from jaxgen.metrics.moments import gaussian
 from jaxgen.metrics.statistics import Statistics
+from jaxgen.zip_files import open_bounded
 
 # Bytes that the arrays of a compressed file may have, and more for each of its
 # own: zeros take a thousandth of their size.
@@ -221,7 +222,7 @@ def _read(path: str | Path, names_only: bool = False) -> dict[str, np.ndarray]:
   if not Path(path).is_file():
     raise FileNotFoundError(f"there is no file {path}")
   try:
-    with zipfile.ZipFile(path) as archive:
+    with open_bounded(path) as file, zipfile.ZipFile(file) as archive:
       infos = archive.infolist()
       most = _UNPACKED + _UNPACKED_PER_BYTE * Path(path).stat().st_size
       if sum(info.file_size for info in infos) > most:

@@ -35,7 +35,7 @@ _CHANGES = (
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # What the interpreter and its packages may read of their own.
-_READABLE = (sys.prefix, sys.base_prefix, str(ROOT / "jaxgen"), "/dev/null")
+_READABLE = (sys.prefix, sys.base_prefix, str(ROOT), "/dev/null")
 
 
 class Forbidden(BaseException):

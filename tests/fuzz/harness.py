@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
+import unicodedata  # which escapes in literals import
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -80,6 +81,7 @@ class Harness:
       ValueError: there is no such reader, or a whole file is not read.
     """
     Image.init()
+    assert unicodedata
     warnings.simplefilter("ignore")
     self.targets = [t for t in targets() if only in ("", t.name)]
     if not self.targets:

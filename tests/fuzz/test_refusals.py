@@ -1,5 +1,6 @@
 """What hostile files try, by name, each an error of one sentence at once."""
 
+import dataclasses
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from torch_pickles import (
 )
 
 from experiments import models, results
+from experiments.ddpm.config import CONFIGS, Config
 from jaxgen import data
 from jaxgen.convert import clip, configs, dalle_dvae, ddpm, first_stage_folders
 from jaxgen.convert.flax_files import read_msgpack
@@ -38,6 +40,7 @@ from jaxgen.json_files import read_json
 from jaxgen.messages import reason, shown
 from jaxgen.metrics.files import open_images, read_images, read_statistics
 from jaxgen.training.seal import SEAL, damage, write_seal
+from jaxgen.zip_files import BoundedReader
 
 from . import seeds
 from .pictures import write_chunks
@@ -191,6 +194,20 @@ def test_records_that_share_their_bytes(tmp_path):
   refused(read_torch, path, match="larger than the file")
 
 
+def test_a_directory_of_4_gigabytes(tmp_path):
+  """Nothing may be allocated for what an archive only says that it has."""
+  path = tmp_path / "x.pt"
+  write_zip(path, {"w": 1})
+  data = bytearray(path.read_bytes())
+  end = data.rindex(b"PK\x05\x06")
+  data[end + 12 : end + 16] = b"\xff" * 4
+  path.write_bytes(data)
+  with BoundedReader(io.FileIO(path)) as file:
+    assert len(file.read(2**62)) == len(data)
+    assert file.read(2**62) == b""
+  refused(read_torch, path, match="Cannot read")
+
+
 def test_names_that_lead_out_are_only_names(tmp_path):
   folder = tmp_path / "inner"
   folder.mkdir()
@@ -302,6 +319,7 @@ def test_links_that_lead_back(tmp_path):
   for name in "abc":
     (folder / "train/owl" / name).symlink_to("..", target_is_directory=True)
   (folder / "train/owl/gone.png").symlink_to("nowhere")
+  (folder / "train/itself").symlink_to("itself")
   source = data.load(f"folder:{folder}")
   names = [example["file_name"] for example in source]
   assert len(names) == len(set(names)) == 4  # owl's parent holds cat's image
@@ -393,6 +411,15 @@ def test_tokenizers_of_endless_texts(tmp_path):
   refused(load_tokenizer, path, match="Cannot read")
 
 
+def test_tokenizers_whose_library_panics(tmp_path):
+  """A template with a mark that it does not list."""
+  rules = json.loads(seeds.tokenizer_file()["tokenizer.json"])
+  rules["post_processor"]["special_tokens"] = {}
+  path = tmp_path / "tokenizer.json"
+  path.write_text(json.dumps(rules))
+  refused(load_tokenizer, path, match="Cannot read")
+
+
 def test_a_vocabulary_of_other_bytes(tmp_path):
   path = tmp_path / "vocab.txt"
   path.write_bytes(b"\xff\xfe\0")
@@ -428,6 +455,19 @@ def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path):
     (step / "experiment.json").write_text(text)
     seal(step)
     refused(models.load, str(tmp_path), match="is not JSON|holds a list")
+
+
+def test_configurations_of_other_types(tmp_path):
+  step = tmp_path / "checkpoints/3"
+  step.mkdir(parents=True)
+  whole = dataclasses.asdict(CONFIGS["mnist5k"])
+  for name, value in (
+    *(("beta_start", None), ("T", 1.5), ("channel_mult", 3), ("name", [])),
+    *(("channel_mult", ["2"]), ("unheard_of", 1)),
+  ):
+    (step / "experiment.json").write_text(json.dumps(whole | {name: value}))
+    seal(step)
+    refused(models.restore_run, tmp_path, Config, match=name)
 
 
 def test_folders_that_are_no_step(tmp_path):
