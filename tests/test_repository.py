@@ -128,6 +128,7 @@ import jaxgen.convert.first_stage_folders, jaxgen.convert.ldm_unet
 import jaxgen.nn.beit, jaxgen.masked, jaxgen.convert.beit
 import jaxgen.nn.dvae, jaxgen.convert.dalle_dvae
 import jaxgen.data.views, jaxgen.training.mixing
+import jaxgen.json_files, jaxgen.zip_files, jaxgen.messages
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:
