@@ -139,8 +139,9 @@ def _network(config: dict[str, Any], path: Path) -> FirstStage:
   """The network that a config describes."""
   kind = config.get("_class_name")
   if not isinstance(kind, str) or kind not in _CLASS_OPTIONS:
+    described = shown(kind).strip("'")
     raise ValueError(
-      f"{path} describes {shown(kind)}, not {' or '.join(_CLASS_OPTIONS)}."
+      f"{path} describes {described}, not {' or '.join(_CLASS_OPTIONS)}."
     )
   wanted = _OPTIONS | _CLASS_OPTIONS[kind]
   wanted["vq_embed_dim"] = config.get("latent_channels")
@@ -196,6 +197,6 @@ def _has_attention(name: str, side: str) -> bool:
   block = {"Down": "DownEncoderBlock2D", "Up": "UpDecoderBlock2D"}[side]
   if name not in (block, f"Attn{block}"):
     raise ValueError(
-      f"A first stage has blocks {block} and Attn{block}, got {shown(name)}."
+      f"A first stage has blocks {block} and Attn{block}, got {shown(name)[1:-1]}."
     )
   return name != block

@@ -227,7 +227,7 @@ def _read(path: str | Path, names_only: bool = False) -> dict[str, np.ndarray]:
       most = _UNPACKED + _UNPACKED_PER_BYTE * Path(path).stat().st_size
       if sum(info.file_size for info in infos) > most:
         raise ValueError(f"it would unpack to over {most:,} bytes")
-      found = {}
+      found: dict[str, Any] = {}
       for info in infos:
         name = info.filename.removesuffix(".npy")
         if name in found:
