@@ -196,7 +196,8 @@ def _has_attention(name: str, side: str) -> bool:
   """Whether a block of diffusers has attention."""
   block = {"Down": "DownEncoderBlock2D", "Up": "UpDecoderBlock2D"}[side]
   if name not in (block, f"Attn{block}"):
+    got = shown(name)[1:-1]
     raise ValueError(
-      f"A first stage has blocks {block} and Attn{block}, got {shown(name)[1:-1]}."
+      f"A first stage has blocks {block} and Attn{block}, got {got}."
     )
   return name != block
