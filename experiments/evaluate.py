@@ -114,11 +114,8 @@ def reference_statistics(
       "images need a reference: NAME:SPLIT of a data set, a folder of PNGs or "
       "an .npz"
     )
-  if path.suffix == ".npz":
-    with np.load(path, allow_pickle=False) as arrays:
-      holds_statistics = "mu" in arrays.files
-    if holds_statistics:
-      return files.read_statistics(path)
+  if path.suffix == ".npz" and "mu" in files.array_names(path):
+    return files.read_statistics(path)
   if path.exists():
     images = files.open_images(path, extractor.channels)
     return image_statistics(images, name, extractor, scoring.feature_batch)

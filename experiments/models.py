@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jaxgen.diffusion as jd
 from jaxgen import data, training
 from jaxgen.diffusion.guidance import LogProb
+from jaxgen.messages import reason, shown
 from jaxgen.types import Array, PyTree
 
 CROPS = {"center": data.center_crop_resize, "celeba": data.celeba_crop}
@@ -61,6 +63,7 @@ def load(weights: str) -> Model:
 
   Raises:
     FileNotFoundError: there is neither.
+    ValueError: it is damaged, or of no experiment of ours.
   """
   from experiments.ldm import configs
   from jaxgen.convert import openai
@@ -68,8 +71,7 @@ def load(weights: str) -> Model:
   path = Path(weights)
   named = weights.partition(":")[0].partition("/")[0]
   if (path / "checkpoints").is_dir():
-    saved = training.restore_experiment(path / "checkpoints")
-    name = saved["experiment"]
+    name = _experiment_of(path / "checkpoints")
   elif ":" in weights and named in ("ve", "vp", "subvp", "ncsn", "ncsnv2"):
     name = "ncsn" if named.startswith("ncsn") else "score_sde"
   elif ":" in weights and named in configs.CONFIGS:
@@ -82,6 +84,18 @@ def load(weights: str) -> Model:
   )
 
 
+def _experiment_of(checkpoints: Path) -> str:
+  """The name of the experiment, a package here, that made checkpoints.
+
+  A file must not choose what is imported.
+  """
+  name = training.restore_experiment(checkpoints).get("experiment")
+  models = Path(__file__).parent.glob("*/model.py")
+  if name not in [path.parent.name for path in models]:
+    raise ValueError(f"{checkpoints} are of no experiment here: {shown(name)}")
+  return str(name)
+
+
 def restore_run(workdir: Path, kind: Callable[..., Any]) -> tuple[Any, PyTree]:
   """What an experiment's training left in its workdir.
 
@@ -91,12 +105,36 @@ def restore_run(workdir: Path, kind: Callable[..., Any]) -> tuple[Any, PyTree]:
 
   Returns:
     The configuration and the averaged parameters.
+
+  Raises:
+    FileNotFoundError: there is no finished checkpoint.
+    ValueError: it is damaged, or of another experiment.
   """
   saved = training.restore_experiment(workdir / "checkpoints")
   saved = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-  saved.pop("experiment")
-  params = training.restore_params(workdir / "checkpoints", "ema")
-  return kind(**saved), params
+  saved.pop("experiment", None)
+  hints = typing.get_type_hints(kind)
+  for name, value in saved.items():
+    if not _fits(value, hints.get(name)):
+      raise ValueError(f"{workdir} has {shown(name)[1:-1]} {shown(value)}")
+  try:
+    config = kind(**saved)
+  except TypeError as error:
+    raise ValueError(
+      f"{workdir} holds no {kind.__name__}: {reason(error)}"
+    ) from error
+  return config, training.restore_params(workdir / "checkpoints", "ema")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  """Whether a value has the annotated type, of the simple ones."""
+  if hint is float:
+    return isinstance(value, int | float)
+  if hint in (int, str, bool):
+    return isinstance(value, hint)
+  if hint == tuple[int, ...]:
+    return isinstance(value, tuple) and all(isinstance(v, int) for v in value)
+  return True
 
 
 def shared_fields(config: Any, module: Any) -> dict[str, Any]:

@@ -15,10 +15,14 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+
+from jaxgen.json_files import read_entries
+from jaxgen.messages import shown
 
 RESULTS = Path(__file__).parent / "results"
 NOT_RUN = "not run"
@@ -143,6 +147,50 @@ def save(result: Result, directory: str | Path) -> Path:
     content["config"].pop(name, None)
   path.write_text(json.dumps(content, indent=2) + "\n")
   return path
+
+
+def read(path: str | Path) -> Result:
+  """A result that `save` wrote.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged or holds no result.
+  """
+  content = read_entries(path)
+  fields = {field.name: field for field in dataclasses.fields(Result)}
+  wanted = ("table", "row", "ours", "values", "config", "protocol", "seconds")
+  missing = [name for name in wanted if name not in content]
+  unknown = [name for name in content if name not in fields]
+  if missing or unknown:
+    raise ValueError(
+      f"{path} holds no result: {shown(missing)} are missing, {shown(unknown)} "
+      "unknown"
+    )
+  for name, value in content.items():
+    if not _KINDS[name](value):
+      raise ValueError(f"{path} has {name} {shown(value)}")
+  # Not of this machine, as the defaults are.
+  return Result(**{"device": "unknown", "commit": "unknown"} | content)
+
+
+def _is_text(value: object) -> bool:
+  return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+  **dict.fromkeys(("table", "row", "protocol", "device", "commit"), _is_text),
+  "seconds": _is_number,
+  "ours": lambda x: isinstance(x, dict) and all(map(_is_text, x.values())),
+  "values": lambda x: isinstance(x, dict) and all(map(_is_number, x.values())),
+  "config": lambda x: isinstance(x, dict) and "dataset" in x,
+  "scores": lambda x: (
+    isinstance(x, dict) and all(isinstance(s, dict) for s in x.values())
+  ),
+}
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -274,10 +322,7 @@ def _verdict(smaller: Sequence[float], larger: Sequence[float]) -> str:
 
 def main() -> None:
   """Regenerates experiments/README.md."""
-  results = [
-    Result(**json.loads(path.read_text()))
-    for path in sorted(RESULTS.glob("*.json"))
-  ]
+  results = [read(path) for path in sorted(RESULTS.glob("*.json"))]
   parts = [HEADER]
   for name in TABLES:
     module = importlib.import_module(f"experiments.{name}")

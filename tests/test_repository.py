@@ -142,6 +142,7 @@ import jaxgen.data.scenes, jaxgen.data.segmentation
 import jaxgen.training.segmentation_losses
 import jaxgen.nn.vqkd, jaxgen.convert.vqkd, jaxgen.convert.clip_vision
 import jaxgen.nn.dino, jaxgen.convert.dino
+import jaxgen.json_files, jaxgen.zip_files, jaxgen.messages
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from experiments.first_stage import model as trained
 from experiments.ldm.config import Config
+from jaxgen.json_files import read_entries
+from jaxgen.messages import reason
 from jaxgen.nn import posteriors
 from jaxgen.nn.autoencoder import (
   KL_AUTOENCODERS,
@@ -128,14 +130,20 @@ def read_architecture(path: Path) -> FirstStage:
 
   Raises:
     FileNotFoundError: there is no such file.
+    ValueError: it is damaged, or describes no first stage.
   """
   if not path.is_file():
     raise FileNotFoundError(
       f"there is no {path}, which training writes: a workdir is wanted whole"
     )
-  fields = json.loads(path.read_text())
-  fields["dtype"] = jnp.dtype(fields["dtype"])
-  fields = {
-    k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-  }
-  return _KINDS[fields.pop("kind")](**fields)
+  fields = read_entries(path)
+  try:
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+    fields = {
+      k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+    }
+    return _KINDS[fields.pop("kind")](**fields)
+  except (TypeError, KeyError, AttributeError) as error:
+    raise ValueError(
+      f"{path} describes no first stage: {reason(error)}"
+    ) from error

@@ -1,6 +1,7 @@
 """Images as files: PNG that say how they were made, start images, masks."""
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from jaxgen.data import image_grid
 from jaxgen.data.images import decode_image
 from jaxgen.data.optional import optional
+from jaxgen.messages import reason
 
 Parameters = Mapping[str, object]
 
@@ -72,10 +74,24 @@ def save_png(path: Path, image: np.ndarray, parameters: Parameters) -> None:
 
 
 def read_parameters(path: str | Path) -> dict[str, str]:
-  """What `save_png` wrote beside the image, as text."""
-  with optional("PIL.Image").open(path) as image:
-    image.load()
-    return dict(image.text)
+  """What `save_png` wrote beside the image, as text.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is no PNG file, or damaged.
+  """
+  data = _bytes(path)
+  try:
+    decode_image(data, 3)
+    with optional("PIL.Image").open(
+      io.BytesIO(data), formats=("PNG",)
+    ) as image:
+      image.load()
+      return {name: str(text) for name, text in image.text.items()}
+  except ImportError:
+    raise
+  except Exception as error:  # as in `decode_image`
+    raise ValueError(f"{path} is no whole PNG: {reason(error)}") from error
 
 
 def read_image(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxgen.convert.configs import read_config, write_config
+from jaxgen.convert.configs import check_count, read_config, write_config
 from jaxgen.convert.state import (
   ParamPath,
   State,
@@ -22,6 +22,7 @@ from jaxgen.convert.state import (
   write_safetensors,
 )
 from jaxgen.convert.torch_files import read_state
+from jaxgen.messages import shown
 from jaxgen.nn.clip_text import CLIP_TEXTS, ClipText
 from jaxgen.types import PyTree
 
@@ -123,12 +124,24 @@ def configured(path: str | Path) -> ClipText:
   for name, value in _WANTED.items():
     if config.get(name, value) != value:
       raise ValueError(
-        f"{path} has {name} {config[name]!r}, but CLIP's text transformer has "
-        f"{value!r}."
+        f"{path} has {name} {shown(config[name])}, but CLIP's text transformer "
+        f"has {value!r}."
       )
   fields: dict[str, Any] = {ours: config[k] for k, ours in _FIELDS.items()}
+  for name, ours in _FIELDS.items():
+    if ours != "activation":
+      check_count(path, name, config[name])
+    elif config[name] not in ("quick_gelu", "gelu"):
+      raise ValueError(f"{path} has {name} {shown(config[name])}.")
+  if fields["width"] % fields["num_heads"]:
+    raise ValueError(
+      f"{path} has a width {fields['width']} that {fields['num_heads']} heads "
+      "do not divide."
+    )
   # Early files say 2, wrongly, for the last token of the vocabulary.
   end = config.get("eos_token_id", 2)
+  if type(end) is not int or not 0 <= end < fields["vocab_size"]:
+    raise ValueError(f"{path} has eos_token_id {shown(end)}.")
   return ClipText(
     **fields, end_token=fields["vocab_size"] - 1 if end == 2 else end
   )

@@ -5,6 +5,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgen.json_files import read_entries
+from jaxgen.messages import shown
+
 
 def read_config(path: str | Path) -> dict[str, Any]:
   """The entries of a JSON file.
@@ -13,22 +16,47 @@ def read_config(path: str | Path) -> dict[str, Any]:
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged.
   """
-  path = Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"There is no file {path}.")
-  try:
-    config = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from error
-  if not isinstance(config, dict):
-    raise ValueError(f"{path} holds a {type(config).__name__}, not entries.")
-  return config
+  return read_entries(path)
 
 
 def write_config(path: str | Path, config: Mapping[str, Any]) -> None:
   """Writes a JSON file."""
   text = json.dumps(dict(config), indent=2) + "\n"
   Path(path).write_text(text, encoding="utf-8")
+
+
+def check_count(path: str | Path, name: str, value: Any) -> None:
+  """Raises ValueError unless a value is a count that a network can have.
+
+  A million layers would take days to build.
+  """
+  most = 1000 if "layers" in name else 1_000_000
+  if type(value) is not int or not 1 <= value <= most:
+    raise ValueError(
+      f"{path} has {name} {shown(value)}, wanted is a count up to {most:,}."
+    )
+
+
+def check_levels(
+  path: str | Path, config: Mapping[str, Any], widths: str, *blocks: str
+) -> None:
+  """Raises ValueError unless widths and blocks are lists, one for each level.
+
+  Args:
+    path: of the file, for the message.
+    config: its entries.
+    widths: the entry with the widths.
+    blocks: entries with names.
+  """
+  found = [config[name] for name in (widths, *blocks)]
+  if not all(isinstance(x, list) and len(x) == len(found[0]) for x in found):
+    raise ValueError(f"{path} has no list of levels: {shown(found)}.")
+  if not 1 <= len(found[0]) <= 16:
+    raise ValueError(f"{path} has {len(found[0])} levels.")
+  for width in found[0]:
+    check_count(path, widths, width)
+  if not all(isinstance(name, str) for names in found[1:] for name in names):
+    raise ValueError(f"{path} has blocks without a name: {shown(found[1:])}.")
 
 
 def check_config(
@@ -56,5 +84,6 @@ def check_config(
       continue
     if value != wanted.get(name):
       raise ValueError(
-        f"{path} has {name} {value!r}, but {wanted.get(name)!r} is wanted."
+        f"{path} has {shown(name)[1:-1]} {shown(value)}, but "
+        f"{wanted.get(name)!r} is wanted."
       )

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from jaxgen.convert.pickles import Opaque
 from jaxgen.convert.state import ParamPath, State, fill, to_torch
 from jaxgen.convert.torch_files import read_torch
+from jaxgen.messages import shown
 from jaxgen.nn.dvae import Decoder, Encoder
 from jaxgen.types import PyTree
 
@@ -36,7 +37,10 @@ def load(path: str | Path, network: Network) -> PyTree:
   """
   content = read_torch(path)
   state = content if isinstance(content, dict) else module_state(content)
-  if not all(isinstance(tensor, np.ndarray) for tensor in state.values()):
+  if not all(
+    isinstance(name, str) and isinstance(tensor, np.ndarray)
+    for name, tensor in state.items()
+  ):
     raise ValueError(f"{path} holds neither a module nor its tensors.")
   return from_original(state, network)
 
@@ -48,23 +52,33 @@ def module_state(module: Any) -> dict[str, np.ndarray]:
     module: as `read_torch` gives it.
 
   Raises:
-    ValueError: if it is no module.
+    ValueError: if it is no module, or has a part twice, maybe within itself.
   """
+  state: dict[str, np.ndarray] = {}
+  seen: set[int] = set()
+  rest: list[tuple[str, Any]] = [("", module)]
+  while rest:
+    prefix, part = rest.pop()
+    if id(part) in seen:
+      raise ValueError(f"The module's part {shown(prefix)} is there twice.")
+    seen.add(id(part))
+    leaves, parts = _attributes(part)
+    state |= {f"{prefix}{name}": tensor for name, tensor in leaves.items()}
+    rest += [(f"{prefix}{name}.", inner) for name, inner in parts.items()]
+  return state
+
+
+def _attributes(module: Any) -> tuple[dict[Any, Any], dict[Any, Any]]:
+  """A module's own tensors, and its parts."""
   attributes = module.state if isinstance(module, Opaque) else None
-  if not isinstance(attributes, dict) or "_modules" not in attributes:
+  found = attributes if isinstance(attributes, dict) else {}
+  kinds = [found.get(k, {}) for k in ("_parameters", "_buffers", "_modules")]
+  if "_modules" not in found or not all(isinstance(k, dict) for k in kinds):
     raise ValueError(
       f"A module of PyTorch is wanted, got {_described(module)}."
     )
-  state = {
-    name: tensor
-    for kind in ("_parameters", "_buffers")
-    for name, tensor in attributes.get(kind, {}).items()
-    if tensor is not None
-  }
-  for name, part in attributes["_modules"].items():
-    for inner, tensor in module_state(part).items():
-      state[f"{name}.{inner}"] = tensor
-  return state
+  leaves = {**kinds[0], **kinds[1]}
+  return {k: x for k, x in leaves.items() if x is not None}, kinds[2]
 
 
 def from_original(state: State, network: Network) -> PyTree:
@@ -100,10 +114,10 @@ def _name(path: ParamPath) -> str:
 
 def _template(network: Network, channels: int) -> PyTree:
   """The shapes of the parameters."""
-  x = jnp.zeros((1, 8, 8, channels))
+  x = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
   return jax.eval_shape(network.init, jax.random.key(0), x)["params"]
 
 
 def _described(content: Any) -> str:
   name = content.name if isinstance(content, Opaque) else type(content).__name__
-  return f"an object {name}"
+  return f"an object {shown(name)[1:-1]}"

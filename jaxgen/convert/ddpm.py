@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxgen.convert.configs import check_count, check_levels, read_config
 from jaxgen.convert.state import (
   ParamPath,
   State,
@@ -25,6 +26,7 @@ from jaxgen.convert.state import (
   write_safetensors,
 )
 from jaxgen.convert.torch_files import read_torch
+from jaxgen.messages import shown
 from jaxgen.nn.ddpm_unet import UNet
 from jaxgen.types import PyTree
 
@@ -257,7 +259,7 @@ def _original_name(path: ParamPath) -> str:
 
 def _attention_levels(names: Iterable[str]) -> list[int]:
   """The levels with attention, in diffusers' or the original layout."""
-  pattern = re.compile(r"down(?:_blocks)?\.(\d+)\.(?:attn|attentions)\.")
+  pattern = re.compile(r"down(?:_blocks)?\.(\d\d?)\.(?:attn|attentions)\.")
   return sorted({int(m[1]) for m in map(pattern.match, names) if m})
 
 
@@ -278,27 +280,34 @@ def _template(unet: UNet, state: State) -> PyTree:
   size = sizes.pop() if sizes else 2 ** (len(unet.channel_mult) - 1)
   if "conv_in.weight" not in state:
     raise ValueError("The checkpoint has no conv_in.weight: not DDPM's UNet.")
-  x = jnp.zeros((1, size, size, state["conv_in.weight"].shape[1]))
+  kernel = state["conv_in.weight"]
+  if kernel.ndim != 4:
+    raise ValueError(f"conv_in.weight has shape {kernel.shape}.")
+  shape = (1, size, size, kernel.shape[1])
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
   return jax.eval_shape(unet.init, jax.random.key(0), x, jnp.zeros(1))["params"]
 
 
 def _infer_unet(state: State, image_size: int | None) -> UNet:
   """The network whose tensors these are, from their shapes."""
   pattern = re.compile(
-    r"down(?:_blocks)?\.(\d+)\.(?:block|resnets)\.(\d+)\.conv1\.weight"
+    r"down(?:_blocks)?\.(\d\d?)\.(?:block|resnets)\.(\d\d?)\.conv1\.weight"
   )
   widths = {
     (int(m[1]), int(m[2])): len(state[m[0]])
     for m in map(pattern.fullmatch, state)
-    if m
+    if m and state[m[0]].ndim
   }
-  if not widths or not {"conv_in.weight", "conv_out.weight"} <= set(state):
+  ends = [state.get(f"conv_{end}.weight") for end in ("in", "out")]
+  levels = 1 + max((level for level, _ in widths), default=0)
+  if any(end is None or end.ndim < 1 or not len(end) for end in ends) or any(
+    (level, 0) not in widths for level in range(min(levels, len(widths) + 1))
+  ):
     raise ValueError("The checkpoint does not hold DDPM's UNet.")
   attention = _attention_levels(state)
   if attention and image_size is None:
     image_size = 16 * 2 ** attention[0]
   channels = len(state["conv_in.weight"])
-  levels = 1 + max(level for level, _ in widths)
   return UNet(
     channels=channels,
     channel_mult=tuple(widths[i, 0] // channels for i in range(levels)),
@@ -311,15 +320,13 @@ def _infer_unet(state: State, image_size: int | None) -> UNet:
 
 def _configured_unet(path: Path, image_size: int | None) -> UNet:
   """The network that diffusers' config.json describes."""
-  try:
-    config = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from error
+  config = read_config(path)
   _check_config(config, path)
   widths = config["block_out_channels"]
   attention = [kind.startswith("Attn") for kind in config["down_block_types"]]
   size = image_size or config["sample_size"]
-  height = size if isinstance(size, int) else size[0]
+  height = size[0] if isinstance(size, list) and size else size
+  check_count(path, "sample_size", height)
   return UNet(
     channels=widths[0],
     channel_mult=tuple(width // widths[0] for width in widths),
@@ -337,6 +344,14 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
   absent = [k for k in (*_READ_OPTIONS, *_EXPLICIT_OPTIONS) if k not in config]
   if absent:
     raise ValueError(f"{path} lacks {', '.join(absent)}.")
+  check_levels(
+    path, config, "block_out_channels", "down_block_types", "up_block_types"
+  )
+  for name in ("layers_per_block", "out_channels", "in_channels"):
+    check_count(path, name, config[name])
+  dropout = config.get("dropout", 0.0)
+  if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+    raise ValueError(f"{path} has dropout {shown(dropout)}.")
   wanted = _EXPLICIT_OPTIONS | _DEFAULT_OPTIONS
   attention = [kind.startswith("Attn") for kind in config["down_block_types"]]
   wanted["down_block_types"] = _block_types("Down", attention)
@@ -346,7 +361,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
       continue
     if value != wanted.get(name):
       raise ValueError(
-        f"{path} has {name} {value!r}, but DDPM's UNet has "
+        f"{path} has {shown(name)[1:-1]} {shown(value)}, but DDPM's UNet has "
         f"{wanted.get(name)!r}."
       )
 

@@ -3,9 +3,15 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgen.convert.configs import read_config, write_config
+from jaxgen.convert.configs import (
+  check_count,
+  check_levels,
+  read_config,
+  write_config,
+)
 from jaxgen.convert.first_stage import from_diffusers, to_diffusers
 from jaxgen.convert.state import read_safetensors, write_safetensors
+from jaxgen.messages import shown
 from jaxgen.nn.autoencoder import (
   AutoencoderKL,
   FirstStage,
@@ -77,8 +83,10 @@ def configured(path: str | Path) -> tuple[FirstStage, float]:
   """
   config = read_config(path)
   # diffusers' default, where older releases left it out.
-  scale = float(config.get("scaling_factor", 0.18215))
-  return _network(config, Path(path)), scale
+  scale = config.get("scaling_factor", 0.18215)
+  if type(scale) not in (int, float) or not 0 < scale < float("inf"):
+    raise ValueError(f"{path} has scaling_factor {shown(scale)}.")
+  return _network(config, Path(path)), float(scale)
 
 
 def save(
@@ -130,9 +138,10 @@ def save(
 def _network(config: dict[str, Any], path: Path) -> FirstStage:
   """The network that a config describes."""
   kind = config.get("_class_name")
-  if kind not in _CLASS_OPTIONS:
+  if not isinstance(kind, str) or kind not in _CLASS_OPTIONS:
+    described = shown(kind).strip("'")
     raise ValueError(
-      f"{path} describes {kind}, not {' or '.join(_CLASS_OPTIONS)}."
+      f"{path} describes {described}, not {' or '.join(_CLASS_OPTIONS)}."
     )
   wanted = _OPTIONS | _CLASS_OPTIONS[kind]
   wanted["vq_embed_dim"] = config.get("latent_channels")
@@ -140,9 +149,15 @@ def _network(config: dict[str, Any], path: Path) -> FirstStage:
     got = config.get(name)
     if got is not None and got != value:
       raise ValueError(
-        f"{path} has {name} {got!r}, but a first stage needs {value!r}."
+        f"{path} has {name} {shown(got)}, but a first stage needs "
+        f"{shown(value)}."
       )
   try:
+    check_levels(
+      path, config, "block_out_channels", "down_block_types", "up_block_types"
+    )
+    for name in ("latent_channels", "layers_per_block", "out_channels"):
+      check_count(path, name, config[name])
     widths = config["block_out_channels"]
     down = [_has_attention(name, "Down") for name in config["down_block_types"]]
     up = [_has_attention(name, "Up") for name in config["up_block_types"]]
@@ -152,7 +167,11 @@ def _network(config: dict[str, Any], path: Path) -> FirstStage:
         f"that are no multiples of the first."
       )
     size = config.get("sample_size", 256)
-    resolution = size if isinstance(size, int) else size[0]
+    resolution = size[0] if isinstance(size, list) and size else size
+    check_count(path, "sample_size", resolution)
+    middle = config.get("mid_block_add_attention", True)
+    if not isinstance(middle, bool):
+      raise ValueError(f"{path} has mid_block_add_attention {shown(middle)}.")
     fields = {
       "z_channels": config["latent_channels"],
       "channel_mult": tuple(w // widths[0] for w in widths),
@@ -160,12 +179,13 @@ def _network(config: dict[str, Any], path: Path) -> FirstStage:
         resolution // 2**i for i, here in enumerate(down) if here
       ),
       "resolution": resolution,
-      "mid_attention": config.get("mid_block_add_attention", True),
+      "mid_attention": middle,
       "channels": widths[0],
       "num_res_blocks": config["layers_per_block"],
       "out_channels": config["out_channels"],
     }
     if kind == "VQModel":
+      check_count(path, "num_vq_embeddings", config["num_vq_embeddings"])
       return VQAutoencoder(num_codes=config["num_vq_embeddings"], **fields)
   except KeyError as error:
     raise ValueError(f"{path} does not say {error}.") from error
@@ -176,7 +196,8 @@ def _has_attention(name: str, side: str) -> bool:
   """Whether a block of diffusers has attention."""
   block = {"Down": "DownEncoderBlock2D", "Up": "UpDecoderBlock2D"}[side]
   if name not in (block, f"Attn{block}"):
+    got = shown(name)[1:-1]
     raise ValueError(
-      f"A first stage has blocks {block} and Attn{block}, got {name}."
+      f"A first stage has blocks {block} and Attn{block}, got {got}."
     )
   return name != block

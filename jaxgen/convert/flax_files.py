@@ -4,6 +4,7 @@ from pathlib import Path
 
 import flax.serialization
 
+from jaxgen.messages import reason
 from jaxgen.types import PyTree
 
 
@@ -21,7 +22,7 @@ def read_msgpack(path: str | Path) -> PyTree:
     tree = flax.serialization.msgpack_restore(path.read_bytes())
   except Exception as error:  # whatever a damaged file makes the parser do
     raise ValueError(
-      f"{path} is not a whole Flax checkpoint: {error}."
+      f"{path} is not a whole Flax checkpoint: {reason(error)}."
     ) from error
   if not isinstance(tree, dict):
     raise ValueError(

@@ -9,7 +9,10 @@ passes; otherwise it is recorded as an `Opaque`.
 import dataclasses
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from io import BytesIO
+from typing import Any
+
+from jaxgen.messages import shown
 
 # Named by attacks, never by data. Nothing would run without these lists either:
 # they turn a file that carries an attack into an error.
@@ -42,11 +45,13 @@ _PUSHED_CONSTANTS: dict[str, Callable[[], Any]] = {
 _COLLECTED: dict[str, Callable[[list[Any]], Any]] = {
   "TUPLE": tuple,
   "LIST": list,
-  "FROZENSET": frozenset,
+  "FROZENSET": lambda values: frozenset(keys(values)),
   "DICT": lambda values: dict(_pairs(values)),
 }
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
+# Parts of a key: hashing one is not to take long, or deep recursion.
+_KEY_PARTS = 1000
 
 Constructors = Mapping[str, Callable[..., Any]]
 
@@ -70,24 +75,25 @@ class Opaque:
 
 
 def load(
-  file: BinaryIO,
+  file: BytesIO,
   constructors: Constructors,
   persistent: Callable[[Any], Any],
 ) -> Any:
   """The object of a pickle stream, read up to the stream's end.
 
   Args:
-    file: at the start of a pickle of any protocol, buffers out of band aside.
+    file: at the start of a pickle of any protocol, buffers out of band aside;
+      it stands behind its end afterwards.
     constructors: "module.name" -> the function to use in its place; Python 2's
       `__builtin__` is called builtins.
     persistent: persistent id -> the object it stands for.
 
   Raises:
-    ValueError: if the stream is damaged, or names a function that runs
-      programs or code.
+    ValueError: if the stream is damaged, names a function that runs programs
+      or code, or grows far beyond its size.
     IndexError, KeyError, TypeError: likewise damaged.
   """
-  machine = _Machine(constructors, persistent)
+  machine = _Machine(constructors, persistent, file.getbuffer().nbytes)
   for opcode, argument, _ in pickletools.genops(file):
     if opcode.name == "STOP":
       return machine.stack.pop()
@@ -95,16 +101,48 @@ def load(
   raise ValueError("the pickle has no end")
 
 
+def keys(values: Any) -> list[Any]:
+  """Values that shall be keys of a dictionary or members of a set.
+
+  Raises:
+    ValueError: if one has very many parts: a file of some bytes can describe a
+      tuple of 2^60, whose hash no computer will see.
+  """
+  values = list(values)
+  for value in values:
+    if isinstance(value, tuple | frozenset):
+      _check_key(value)
+  return values
+
+
+def _check_key(value: Any) -> None:
+  rest, parts = [value], 0
+  while rest:
+    part = rest.pop()
+    parts += 1
+    if isinstance(part, tuple | frozenset):
+      parts += len(part)
+      if parts <= _KEY_PARTS:
+        rest.extend(part)
+    if parts > _KEY_PARTS:
+      raise ValueError(f"the pickle has a key of over {_KEY_PARTS} parts")
+
+
 class _Machine:
   """The stack and memo of a pickle."""
 
   def __init__(
-    self, constructors: Constructors, persistent: Callable[[Any], Any]
+    self,
+    constructors: Constructors,
+    persistent: Callable[[Any], Any],
+    size: int,
   ) -> None:
     self.stack: list[Any] = []
     self._memo: dict[int, Any] = {}
     self._constructors = constructors
     self._persistent = persistent
+    # Values that calls may copy. Of an honest pickle each is written out once.
+    self._to_copy = size
 
   def run(self, opcode: str, argument: Any) -> None:
     """Carries out one instruction."""
@@ -160,6 +198,7 @@ class _Machine:
       stack.append(self._call(function, args))
     elif opcode == "NEWOBJ_EX":
       keywords, args, function = stack.pop(), stack.pop(), stack.pop()
+      self._pay(args)
       stack.append(self._call(function, (*args, keywords)))
     elif opcode == "BUILD":
       state = stack.pop()
@@ -168,6 +207,7 @@ class _Machine:
       if isinstance(stack[-1], Opaque):
         stack[-1].state = state
     elif opcode == "BINPERSID":
+      self._pay(stack[-1])
       stack.append(self._persistent(stack.pop()))
     else:
       raise ValueError(f"the pickle has the instruction {opcode}")
@@ -181,9 +221,19 @@ class _Machine:
   def _call(self, function: Any, args: Any) -> Any:
     if not isinstance(function, Opaque) or not isinstance(args, tuple):
       raise ValueError(f"the pickle calls a {type(function).__name__}")
+    self._pay(args)
+    for argument in args:
+      self._pay(argument)
     if function.args is None and function.name in self._constructors:
       return self._constructors[function.name](*args)
     return Opaque(function.name, args)
+
+  def _pay(self, values: Any) -> None:
+    """Counts what may be copied, over and over if it is long and shared."""
+    if isinstance(values, tuple | list | dict | set | frozenset | str | bytes):
+      self._to_copy -= len(values)
+    if self._to_copy < 0:
+      raise ValueError("the pickle copies more than it holds")
 
 
 def _named(module: Any, name: Any) -> Opaque:
@@ -197,20 +247,26 @@ def _named(module: Any, name: Any) -> Opaque:
   )
   if dangerous:
     raise ValueError(
-      f"it names {module}.{name}, which is no data but may be an attack"
+      f"it names {shown(f'{module}.{name}')[1:-1]}, which is no data but may "
+      "be an attack"
     )
   return Opaque(f"{module}.{name}")
 
 
 def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
-  return list(zip(values[::2], values[1::2], strict=True))
+  return _checked(list(zip(values[::2], values[1::2], strict=True)))
+
+
+def _checked(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+  keys(key for key, _ in pairs)
+  return pairs
 
 
 def _append(target: Any, values: list[Any]) -> None:
   if isinstance(target, Opaque):
     target.items.extend(values)
   elif isinstance(target, set):
-    target.update(values)
+    target.update(keys(values))
   elif isinstance(target, list):
     target.extend(values)
   else:
@@ -221,6 +277,6 @@ def _set_items(target: Any, pairs: list[tuple[Any, Any]]) -> None:
   if isinstance(target, Opaque):
     target.items.extend(pairs)
   elif isinstance(target, dict):
-    target.update(pairs)
+    target.update(_checked(pairs))
   else:
     raise ValueError(f"the pickle sets an item of a {type(target).__name__}")

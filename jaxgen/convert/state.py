@@ -11,6 +11,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.messages import reason, shown
 from jaxgen.types import PyTree
 
 State = Mapping[str, np.ndarray]
@@ -37,7 +38,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       state = {name: file.get_tensor(name) for name in names}
   except safetensors.SafetensorError as error:
     raise ValueError(
-      f"{path} is not a whole safetensors file: {error}."
+      f"{path} is not a whole safetensors file: {reason(error)}."
     ) from error
   return {name: _widen(tensor) for name, tensor in state.items()}
 
@@ -153,9 +154,10 @@ def _widen(tensor: np.ndarray) -> np.ndarray:
   return np.asarray(tensor, np.float32) if floating else tensor
 
 
-def _listing(names: list[str], shown: int = 3) -> str:
-  more = len(names) - shown
-  return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+def _listing(names: list[str], count: int = 3) -> str:
+  more = len(names) - count
+  first = ", ".join(shown(name)[1:-1] for name in names[:count])
+  return first + (f" and {more} more" if more > 0 else "")
 
 
 def _import_safetensors():

@@ -19,6 +19,8 @@ from jaxgen.convert import pickles, torch_tensors
 from jaxgen.convert.pickles import Opaque
 from jaxgen.convert.state import read_safetensors
 from jaxgen.convert.torch_tensors import Resolver, Storage, Tensor
+from jaxgen.messages import reason, shown
+from jaxgen.zip_files import open_bounded
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -130,7 +132,7 @@ def _state(content: Any, key: str | None) -> dict[str, Tensor]:
     return entries[key]
   wanted = "which is meant" if key is None else f"not {key!r}"
   raise ValueError(
-    f"it holds the state dictionaries {', '.join(map(repr, states))}, {wanted}"
+    f"it holds the state dictionaries {', '.join(map(shown, states))}, {wanted}"
     if states
     else "it holds no state dictionary"
   )
@@ -155,7 +157,7 @@ def _read(
   path = Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"There is no checkpoint file {path}.")
-  with open(path, "rb") as file:
+  with open_bounded(path) as file:
     try:
       zipped = file.read(4) == b"PK\x03\x04"
       if script and not is_script(path):
@@ -163,14 +165,14 @@ def _read(
       content, read = _read_zip(file, script) if zipped else _read_legacy(file)
       return Resolver(read, to_float32).resolve(choose(content))
     except ValueError as error:
-      raise ValueError(f"Cannot read {path}: {error}.") from error
+      raise ValueError(f"Cannot read {path}: {reason(error)}.") from error
     except (
       *(TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError),
       *(OSError, MemoryError, EOFError, zipfile.BadZipFile, struct.error),
     ) as error:
       kind = type(error).__name__
       raise ValueError(
-        f"Cannot read {path}: it is damaged ({kind}: {error})."
+        f"Cannot read {path}: it is damaged ({kind}: {reason(error)})."
       ) from error
 
 
@@ -178,17 +180,20 @@ def _read_zip(file: BinaryIO, script: bool) -> _Content:
   archive = zipfile.ZipFile(file)
   infos = {info.filename: info for info in archive.infolist()}
   length = os.fstat(file.fileno()).st_size
+  if len(infos) < len(archive.infolist()):
+    # Two readers could see two different files in it.
+    raise ValueError("its archive has two records of one name")
+  for name, info in infos.items():
+    if info.compress_type != zipfile.ZIP_STORED:
+      raise ValueError(f"its record {name} is compressed")
+  # PyTorch does not compress: records that do not share bytes fit the file.
+  if sum(info.file_size for info in infos.values()) > length:
+    raise ValueError("the records of its archive are larger than the file")
 
   def record(name: str) -> bytes:
     if name not in infos:
       raise ValueError(f"its archive has no record {name}")
-    info = infos[name]
-    # PyTorch does not compress, so no record is larger than its file.
-    if info.compress_type != zipfile.ZIP_STORED:
-      raise ValueError(f"its record {name} is compressed")
-    if max(info.file_size, info.compress_size) > length:
-      raise ValueError(f"its record {name} is larger than the file")
-    return archive.read(info)  # which compares the checksum
+    return archive.read(infos[name])  # which compares the checksum
 
   suffix = "/data.pkl"
   roots = [name.removesuffix(suffix) for name in infos if name.endswith(suffix)]
@@ -200,7 +205,7 @@ def _read_zip(file: BinaryIO, script: bool) -> _Content:
   if f"{root}/byteorder" in infos:
     order = record(f"{root}/byteorder")
     if order != b"little":
-      raise ValueError(f"its byte order is {order!r}, not little")
+      raise ValueError(f"its byte order is {shown(order)}, not little")
   content = pickles.load(
     io.BytesIO(record(root + suffix)),
     torch_tensors.CONSTRUCTORS,
@@ -228,13 +233,15 @@ def _read_legacy(file: BinaryIO) -> _Content:
     raise ValueError("it begins like another kind of file than PyTorch's")
   protocol, system, content, keys = load(), load(), load(), load()
   if protocol != _PROTOCOL or system["little_endian"] is not True:
-    raise ValueError(f"it has protocol {protocol} of a system {system}")
+    raise ValueError(
+      f"it has protocol {shown(protocol)} of a system {shown(system)}"
+    )
   parts = {}
   for key in keys:
     size = int.from_bytes(stream.read(8), "little")
     length = storages[key].num_bytes
     if size != storages[key].size or stream.tell() + length > len(data):
-      raise ValueError(f"it does not hold all of storage {key}")
+      raise ValueError(f"it does not hold all of storage {shown(key)}")
     parts[key] = memoryview(data)[stream.tell() :][:length]
     stream.seek(length, io.SEEK_CUR)
   return content, lambda storage: parts[storage.key]

@@ -6,6 +6,7 @@ error before any number is read.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.convert.pickles import Opaque
+from jaxgen.convert.pickles import Opaque, keys
+from jaxgen.messages import shown
 
 _STORAGES = {
   "torch.DoubleStorage": "float64",
@@ -84,9 +86,11 @@ def storage(persistent_id: Any) -> Any:
     return named
   key, _, size, *view = rest
   if kind != "storage" or named.name not in _STORAGES or any(view):
-    raise ValueError(f"it refers to a {kind} of type {named.name}")
+    raise ValueError(
+      f"it refers to a {shown(kind)[1:-1]} of type {shown(named.name)[1:-1]}"
+    )
   if not isinstance(key, str) or not _are_counts(size):
-    raise ValueError(f"storage {key!r} has size {size!r}")
+    raise ValueError(f"storage {shown(key)} has size {shown(size)}")
   return Storage(key, _STORAGES[named.name], size)
 
 
@@ -103,17 +107,21 @@ def _typed_tensor(
   storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any
 ) -> Tensor:
   if dtype not in _DTYPES or storage.dtype not in (None, dtype):
-    raise ValueError(f"a tensor of type {dtype} looks at {storage}")
+    raise ValueError(
+      f"a tensor of type {shown(dtype)} looks at a storage of "
+      f"{shown(storage.dtype)}"
+    )
   if len(shape) != len(strides) or not _are_counts(offset, *shape, *strides):
     raise ValueError(
-      f"a tensor has offset {offset}, shape {shape} and strides {strides}"
+      f"a tensor has offset {shown(offset)}, shape {shown(shape)} and strides "
+      f"{shown(strides)}"
     )
   return Tensor(storage, dtype, offset, tuple(shape), tuple(strides))
 
 
 def _from_type(function: Any, kind: Any, args: Any, state: Any) -> Any:
   """A tensor of a subclass or with attributes: the tensor alone."""
-  if function.name in CONSTRUCTORS:
+  if function.name in _TENSORS:
     return CONSTRUCTORS[function.name](*args)
   return Opaque(kind.name, args, state)
 
@@ -122,15 +130,27 @@ def _are_counts(*values: Any) -> bool:
   return all(type(value) is int and value >= 0 for value in values)
 
 
+# Numbers that a tensor may have more than its storage, by strides of 0. A file
+# of some bytes could hold a view of 2^60.
+_REPEATED = 2**24
+
+
+def _dictionary(items: Any = ()) -> dict[Any, Any]:
+  pairs = items.items() if isinstance(items, dict) else items
+  pairs = [(key, value) for key, value in pairs]
+  keys(key for key, _ in pairs)
+  return dict(pairs)
+
+
 # All that a file can call, each of it harmless whatever the arguments.
 CONSTRUCTORS: dict[str, Callable[..., Any]] = {
   "builtins.bytes": lambda: b"",
-  "builtins.frozenset": frozenset,
-  "builtins.set": set,
+  "builtins.frozenset": lambda values=(): frozenset(keys(values)),
+  "builtins.set": lambda values=(): set(keys(values)),
   "_codecs.encode": lambda text, _: text.encode("latin1"),
-  "collections.Counter": dict,
-  "collections.OrderedDict": dict,
-  "collections.defaultdict": lambda _=None, *items: dict(*items),
+  "collections.Counter": _dictionary,
+  "collections.OrderedDict": _dictionary,
+  "collections.defaultdict": lambda _=None, *items: _dictionary(*items),
   "torch.Size": tuple,
   "torch._tensor._rebuild_from_type_v2": _from_type,
   "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
@@ -138,6 +158,9 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
   "torch._utils._rebuild_tensor": _tensor,
   "torch._utils._rebuild_tensor_v2": _tensor,
   "torch._utils._rebuild_tensor_v3": _tensor_v3,
+}
+_TENSORS = {name for name in CONSTRUCTORS if "._rebuild_" in name} - {
+  "torch._tensor._rebuild_from_type_v2"
 }
 
 
@@ -213,8 +236,13 @@ class Resolver:
     last = tensor.offset + sum((n - 1) * stride for n, stride in axes)
     if last >= numbers.size:
       raise ValueError(
-        f"a tensor reaches number {last} of storage {tensor.storage.key}, "
-        f"which has {numbers.size}"
+        f"a tensor reaches number {shown(last)} of storage "
+        f"{shown(tensor.storage.key)}, which has {numbers.size}"
+      )
+    if math.prod(tensor.shape) > numbers.size + _REPEATED:
+      raise ValueError(
+        f"a tensor of shape {shown(tensor.shape)} repeats the {numbers.size} "
+        f"numbers of storage {shown(tensor.storage.key)}"
       )
     return np.lib.stride_tricks.as_strided(
       numbers[tensor.offset :],
@@ -230,7 +258,8 @@ class Resolver:
     data = self._read(storage)
     if len(data) != storage.num_bytes:
       raise ValueError(
-        f"storage {storage.key} has {len(data)} bytes, not {storage.num_bytes}"
+        f"storage {shown(storage.key)} has {len(data)} bytes, not "
+        f"{shown(storage.num_bytes)}"
       )
     if dtype == "bool":
       numbers = np.frombuffer(data, np.uint8) != 0
@@ -242,6 +271,9 @@ class Resolver:
     numbers.flags.writeable = False
     self._numbers[storage.key, dtype] = numbers
     return numbers
+
+
+_ORDERS = ("<", ">", "=", "|")
 
 
 def _numpy_value(opaque: Opaque) -> Any:
@@ -258,7 +290,7 @@ def _numpy_value(opaque: Opaque) -> Any:
   else:
     _, shape, dtype, fortran_order, data = opaque.state
   code, order = dtype.args[0], dtype.state[1]
-  if not re.fullmatch(r"[biufc]\d{1,2}", code):
+  if not re.fullmatch(r"[biufc]\d{1,2}", code) or order not in _ORDERS:
     return opaque
   if isinstance(data, str):  # Python 2's bytes
     data = data.encode("latin1")

@@ -60,7 +60,7 @@ def class_folders(root: str | os.PathLike[str], split: str) -> ClassFolders:
     top = top / split
   elif split != "train":
     raise FileNotFoundError(f"there is no folder {top / split}")
-  names = sorted(entry.name for entry in os.scandir(top) if entry.is_dir())
+  names = sorted(name for name in os.listdir(top) if (top / name).is_dir())
   files, labels = [], []
   for label, name in enumerate(names):
     found = [os.fsencode(f"{name}/{file}") for file in _images(top / name)]
@@ -138,10 +138,24 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _images(folder: Path) -> Iterator[str]:
-  """The names of all images below a folder, in a fixed order."""
-  for parent, _, names in sorted(os.walk(folder, followlinks=True)):
+  """The names of all images below a folder, in a fixed order.
+
+  Links are followed, but each folder is looked into once: links can lead back.
+  What is no regular file, such as a pipe that would be waited for, is left out.
+  """
+  found, seen = [], set()
+  for parent, folders, names in os.walk(folder, followlinks=True):
+    folders.sort()
+    status = os.stat(parent)
+    if (status.st_dev, status.st_ino) in seen:
+      folders.clear()
+      continue
+    seen.add((status.st_dev, status.st_ino))
+    found.append((parent, names))
+  for parent, names in sorted(found):
     below = os.path.relpath(parent, folder)
     prefix = "" if below == os.curdir else f"{below}/"
     for name in sorted(names):
-      if name.lower().endswith(EXTENSIONS):
+      path = os.path.join(parent, name)
+      if name.lower().endswith(EXTENSIONS) and os.path.isfile(path):
         yield prefix + name

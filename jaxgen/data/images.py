@@ -15,10 +15,17 @@ import jax
 import numpy as np
 
 from jaxgen.data.optional import optional
+from jaxgen.messages import reason
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 _MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = {"1", "L"}
+# Of the data sets. PIL knows more, among them PostScript, which it would hand
+# to a program that runs it.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+# Pixels that an image may have, and more for each byte: a file of 100 kB can
+# describe as many as fill the memory.
+_PIXELS, _PIXELS_PER_BYTE = 2**24, 20
 _WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
@@ -65,7 +72,7 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
 
   Raises:
     ValueError: the bytes hold no readable image, or one of 16 bits, or one
-      with colours where 1 channel is asked for.
+      with colours where 1 channel is asked for, or far more pixels than bytes.
   """
   if channels not in _MODES:
     raise ValueError(f"images have 1 or 3 channels, got channels={channels}")
@@ -82,7 +89,8 @@ def decode_label_map(data: bytes) -> np.ndarray:
   channel is, as in ADE20K's annotations of instances.
 
   Raises:
-    ValueError: the bytes hold no readable image, or one of 16 bits.
+    ValueError: the bytes hold no readable image, or one of 16 bits, or far more
+      pixels than bytes.
   """
   image = _open(data)
   if image.mode in ("L", "P"):
@@ -236,13 +244,15 @@ def check_image(image: np.ndarray) -> np.ndarray:
 def _open(data: bytes) -> Any:
   """The image that the bytes hold, loaded by PIL."""
   try:
-    image = optional("PIL.Image").open(io.BytesIO(data))
+    image = optional("PIL.Image").open(io.BytesIO(data), formats=_FORMATS)
+    if image.width * image.height > _PIXELS + _PIXELS_PER_BYTE * len(data):
+      raise ValueError(f"it would have {image.width} x {image.height} pixels")
     image.load()
   except ImportError:
     raise
   except Exception as error:  # PIL raises half a dozen kinds on broken bytes.
     raise ValueError(
-      f"{len(data)} bytes are not a readable image: {error}"
+      f"{len(data)} bytes are not a readable image: {reason(error)}"
     ) from error
   if image.mode in _WIDE_MODES:
     raise ValueError(f"images have 8 bits a channel, got mode {image.mode}")

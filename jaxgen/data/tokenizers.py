@@ -5,7 +5,6 @@ installs it.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxgen.data.optional import optional
+from jaxgen.json_files import read_json
+from jaxgen.messages import reason
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNKNOWN, PAD, CLASS, SEPARATOR, MASK = (
@@ -24,6 +25,7 @@ _CLIP_WORDS = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
   r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
+_LONGEST = 2**20
 _CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14"
 _BERT_SOURCE = "https://huggingface.co/google-bert/bert-base-uncased"
 
@@ -216,6 +218,12 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     (rules.padding or {}).get("length") != rules.truncation["max_length"]
   ):
     raise ValueError(f"{path} does not cut and pad texts to one length.")
+  if not 2 <= rules.truncation["max_length"] <= _LONGEST:
+    raise ValueError(
+      f"{path} cuts texts to {rules.truncation['max_length']} tokens, wanted 2 "
+      f"to {_LONGEST:,}."
+    )
+  _parsed(lambda: rules.encode_batch(["a text"]), path)
   return TextTokenizer(rules)
 
 
@@ -269,10 +277,7 @@ def existing(path: str | Path, source: str) -> Path:
 def _read_vocabulary(path: str | Path, source: str) -> dict[str, int]:
   """Token -> number, of a vocab.json."""
   path = existing(path, source)
-  try:
-    tokens = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}.") from error
+  tokens = read_json(path)
   if not isinstance(tokens, dict):
     raise ValueError(f"{path} holds no vocabulary, token -> number.")
   return tokens
@@ -287,8 +292,13 @@ def _require(
 
 
 def _parsed(read: Callable[[], Any], path: str | Path) -> Any:
-  """What `read` gives; the library's errors have no class of their own."""
+  """What `read` gives; the library's errors have no class of their own.
+
+  Some are no `Exception`: panics of Rust.
+  """
   try:
     return read()
-  except Exception as error:
-    raise ValueError(f"Cannot read {path}: {error}.") from error
+  except (KeyboardInterrupt, SystemExit):
+    raise
+  except BaseException as error:
+    raise ValueError(f"Cannot read {path}: {reason(error)}.") from error

@@ -3,19 +3,26 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen.data.images import decode_image
+from jaxgen.json_files import parse_json
+from jaxgen.messages import reason, shown
 from jaxgen.metrics.inception_score import ClassSums
 from jaxgen.metrics.moments import gaussian
 from jaxgen.metrics.statistics import Statistics
+from jaxgen.zip_files import open_bounded
 
+# Bytes that the arrays of a compressed file may have, and more for each of its
+# own: zeros take a thousandth of their size.
+_UNPACKED, _UNPACKED_PER_BYTE = 2**26, 20
 _OTHER_IMAGES = {".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
@@ -45,38 +52,56 @@ def read_statistics(path: str | Path) -> Statistics:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged or holds no statistics.
   """
-  with _open(path) as arrays:
-    if not {"mu", "sigma"} <= set(arrays):
-      raise ValueError(
-        f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}, wanted mu and "
-        "sigma"
-      )
-    try:
-      pool = gaussian(arrays["mu"], arrays["sigma"])
-      spatial = None
-      if {"mu_s", "sigma_s"} <= set(arrays):
-        spatial = gaussian(arrays["mu_s"], arrays["sigma_s"])
-    except ValueError as error:
-      raise ValueError(f"{path} holds no statistics: {error}") from error
-    if "about" not in arrays:
-      path = Path(path)
-      with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-      return Statistics(path.name, digest, None, None, pool, spatial)
-    about = json.loads(str(arrays["about"]))
-    classes = None
-    if "classes_n" in arrays:
-      fields = (arrays[f"classes_{name}"] for name in ClassSums._fields)
-      classes = ClassSums(*fields)
-    network = about.pop("network")
-    return Statistics(
-      **about,
-      network=network and tuple(network),
-      pool=pool,
-      spatial=spatial,
-      classes=classes,
-      kept=arrays.get("kept"),
-    )
+  arrays = _read(path)
+  if not {"mu", "sigma"} <= set(arrays):
+    names = ", ".join(shown(name)[1:-1] for name in sorted(arrays)[:9])
+    raise ValueError(f"{path} holds {names or 'nothing'}, wanted mu and sigma")
+  try:
+    return _statistics(Path(path), arrays)
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(f"{path} holds no statistics: {reason(error)}") from error
+
+
+def _statistics(path: Path, arrays: Mapping[str, np.ndarray]) -> Statistics:
+  pool = gaussian(arrays["mu"], arrays["sigma"])
+  spatial = None
+  if {"mu_s", "sigma_s"} <= set(arrays):
+    spatial = gaussian(arrays["mu_s"], arrays["sigma_s"])
+  if "about" not in arrays:
+    with path.open("rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return Statistics(path.name, digest, None, None, pool, spatial)
+  about = parse_json(str(arrays["about"]), "about")
+  network, n = about["network"], about["n"]
+  texts = [about["source"], about["digest"], *(network or ())]
+  if not all(isinstance(text, str) for text in texts) or (
+    network is not None and len(network) != 3
+  ):
+    raise ValueError(f"their origin is {shown(about)}")
+  if not (n is None or (type(n) is int and n > 0)):
+    raise ValueError(f"they are of {shown(n)} images")
+  classes = None
+  if "classes_n" in arrays:
+    classes = ClassSums(*(arrays[f"classes_{k}"] for k in ClassSums._fields))
+    s, k = classes.p.shape
+    if classes.n.shape != (s,) or classes.p_log_p.shape != (s,):
+      raise ValueError(f"class sums of {s} splits and {k} classes do not fit")
+  kept = arrays.get("kept")
+  if kept is not None and kept.shape[1:] != pool.mean.shape:
+    raise ValueError(f"kept features have shape {shown(kept.shape)}")
+  for array in (kept, *(classes or ())):
+    if array is not None and array.dtype.kind not in "iuf":
+      raise ValueError(f"they are of type {array.dtype}")
+  return Statistics(
+    about["source"],
+    about["digest"],
+    n,
+    network and tuple(network),
+    pool,
+    spatial,
+    classes,
+    kept,
+  )
 
 
 def write_images(path: str | Path, images: np.ndarray) -> None:
@@ -99,10 +124,11 @@ def read_images(path: str | Path) -> np.ndarray:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged or holds no images.
   """
-  with _open(path) as arrays:
-    images = arrays.get("arr_0")
+  images = _read(path).get("arr_0")
   if images is None or images.dtype != np.uint8 or images.ndim != 4:
     raise ValueError(f"{path} has no uint8 images [N, H, W, C] as its arr_0")
+  if not images.size:
+    raise ValueError(f"{path} has images of shape {images.shape}, without data")
   return images
 
 
@@ -181,14 +207,55 @@ class _PngFiles(Sequence):
       raise ValueError(f"cannot read {path}: {error}") from error
 
 
-@contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[dict[str, np.ndarray]]:
+def array_names(path: str | Path) -> set[str]:
+  """The names of the arrays of an .npz.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged.
+  """
+  return set(_read(path, names_only=True))
+
+
+def _read(path: str | Path, names_only: bool = False) -> dict[str, np.ndarray]:
   """The arrays of an .npz, read without unpickling anything."""
   if not Path(path).is_file():
     raise FileNotFoundError(f"there is no file {path}")
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      content = {name: arrays[name] for name in arrays.files}
-  except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path} is not a whole .npz file: {error}") from error
-  yield content
+    with open_bounded(path) as file, zipfile.ZipFile(file) as archive:
+      infos = archive.infolist()
+      most = _UNPACKED + _UNPACKED_PER_BYTE * Path(path).stat().st_size
+      if sum(info.file_size for info in infos) > most:
+        raise ValueError(f"it would unpack to over {most:,} bytes")
+      found: dict[str, Any] = {}
+      for info in infos:
+        name = info.filename.removesuffix(".npy")
+        if name in found:
+          raise ValueError(f"it has two arrays {shown(name)}")
+        found[name] = None if names_only else _array(archive, info)
+      return found
+  except Exception as error:  # numpy and zipfile raise a dozen kinds
+    raise ValueError(
+      f"{path} is not a whole .npz file: {reason(error)}"
+    ) from error
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+  """An array, once its header agrees with the size of its record."""
+  layout = np.lib.format
+  with archive.open(info) as file:
+    version = layout.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+      raise ValueError(f"its format is {version}")
+    read_header = {
+      1: layout.read_array_header_1_0,
+      2: layout.read_array_header_2_0,
+    }[version[0]]
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+      raise ValueError("it holds Python objects")
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or file.tell() + size != info.file_size:
+      raise ValueError(f"an array of shape {shown(shape)} is not all there")
+  with archive.open(info) as file:
+    return layout.read_array(file, allow_pickle=False)

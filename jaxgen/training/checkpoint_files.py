@@ -15,6 +15,8 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from jaxgen.json_files import parse_json, read_entries
+from jaxgen.messages import reason
 from jaxgen.training.parallel import state_sharding
 from jaxgen.training.state import TrainState
 from jaxgen.types import PyTree
@@ -44,8 +46,13 @@ def write_experiment(directory: Path, experiment: dict[str, Any]) -> None:
 
 
 def read_experiment(directory: Path) -> dict[str, Any]:
-  """What `write_experiment` stored."""
-  return json.loads((directory / "experiment.json").read_text())
+  """What `write_experiment` stored.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged.
+  """
+  return read_entries(directory / "experiment.json")
 
 
 def start_writing_state(
@@ -102,7 +109,20 @@ def read_state(directory: Path, like: TrainState) -> TrainState:
 
 
 def read_params(directory: Path, which: str, mesh: Mesh | None) -> PyTree:
-  """`which` = "ema", "params" or "memory", in the structure stored."""
+  """`which` = "ema", "params" or "memory", in the structure stored.
+
+  Raises:
+    ValueError: the arrays are damaged, though sealed.
+  """
+  try:
+    return _read_params(directory, which, mesh)
+  except Exception as error:  # Orbax raises whatever its parts do.
+    raise ValueError(
+      f"{directory} has no readable {which}: {reason(error)}"
+    ) from error
+
+
+def _read_params(directory: Path, which: str, mesh: Mesh | None) -> PyTree:
   stored = _stored(directory / "arrays" / which)
   if mesh is None:
     here = SingleDeviceSharding(jax.local_devices()[0])
@@ -144,7 +164,7 @@ def restore_position(directory: Path, iterator: DataIterator | None) -> None:
     path = _common_position(directory, names)
   content = path.read_bytes()
   is_json = path.suffix == ".json"
-  iterator.set_state(json.loads(content) if is_json else content)
+  iterator.set_state(parse_json(content, path) if is_json else content)
 
 
 def _common_position(directory: Path, names: list[str]) -> Path:

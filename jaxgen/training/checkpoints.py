@@ -258,13 +258,18 @@ def _newest_good(directory: Path) -> tuple[int | None, list[int]]:
 def _sealed_steps(directory: Path) -> list[int]:
   if not directory.is_dir():
     return []
-  numbered = [path for path in directory.iterdir() if path.name.isdecimal()]
+  numbered = [path for path in directory.iterdir() if _is_step(path.name)]
   return [int(path.name) for path in numbered if is_sealed(path)]
+
+
+def _is_step(name: str) -> bool:
+  """Whether it is a number as `str` writes it: neither 007 nor ٣."""
+  return name.isdecimal() and name == str(int(name))
 
 
 def _remove_unfinished(directory: Path) -> None:
   for path in directory.iterdir():
-    if path.name.isdecimal() and not is_sealed(path):
+    if _is_step(path.name) and not is_sealed(path):
       _remove(path)
 
 

@@ -9,6 +9,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from jaxgen.messages import shown
+
 SEAL = "SHA256SUMS"
 
 
@@ -34,12 +36,20 @@ def damage(directory: Path) -> str | None:
   lines = (directory / SEAL).read_text(errors="replace").splitlines()
   for line in lines:
     digest, _, name = line.partition("  ")
+    if not is_inside(name):
+      return f"{SEAL} names a file outside of it, {shown(name)}"
     path = directory / name
     if not path.is_file():
       return f"{name} is missing"
     if _sha256(path) != digest:
       return f"{name} differs from its checksum"
   return None if lines else f"{SEAL} is empty"
+
+
+def is_inside(name: str) -> bool:
+  """Whether a relative name stays within its folder, links aside."""
+  parts = Path(name).parts
+  return bool(parts) and not Path(name).is_absolute() and ".." not in parts
 
 
 def _sha256(path: Path) -> str:
