@@ -11,7 +11,8 @@
 --init is a workdir of pre-training or of another fine-tuning, a released .pth
 file or a folder of the hub. The same command continues a run that was stopped
 or killed. Not run on ImageNet: the paper's BEiT-B reaches 83.2% top-1 after
-pre-training on ImageNet-1k. `mnist5k` takes a minute on two CPU cores.
+pre-training on ImageNet-1k. `mnist5k` takes about two minutes on two CPU
+cores.
 """
 
 from collections.abc import Callable

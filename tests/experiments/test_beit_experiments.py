@@ -23,7 +23,7 @@ from experiments.beit import (
   table11,
 )
 from experiments.beit.batches import labels_of
-from experiments.beit.config import CONFIGS
+from experiments.beit.config import CONFIGS, PLUS
 from experiments.beit.finetune_config import CONFIGS as FINETUNES
 from experiments.beit.probe_config import CONFIGS as PROBES
 from experiments.tokenizers import Tokenizer
@@ -33,6 +33,8 @@ from jaxgen.convert.state import write_safetensors
 from jaxgen.nn.beit import Beit, Classifier
 
 LEVELS = 8
+SIZES = {"width": 32, "num_layers": 2, "num_heads": 2, "mlp_width": 64}
+PER_BLOCK = PLUS | {"relative_positions": "per_block"}
 
 
 def brightness(factor=4, channels=1):
@@ -73,6 +75,7 @@ def chain(tmp_path_factory):
   pretrain.train(
     dataclasses.replace(
       CONFIGS["mnist5k"],
+      **PLUS,
       tokenizer="brightness",
       workdir=str(root / "pretrain"),
       smoke=True,
@@ -81,6 +84,7 @@ def chain(tmp_path_factory):
   patch.undo()
   tuned = dataclasses.replace(
     FINETUNES["mnist5k"],
+    **PER_BLOCK,
     init=str(root / "pretrain"),
     labels=20,
     mixup=0.8,
@@ -139,7 +143,7 @@ def test_fine_tuning_starts_from_pre_training(chain):
   """What is shared by all blocks becomes a copy for each, the rest as it is."""
   root, found, _ = chain
   config = dataclasses.replace(
-    FINETUNES["mnist5k"], **tiny(), init=str(root / "pretrain")
+    FINETUNES["mnist5k"], **SIZES | PER_BLOCK, init=str(root / "pretrain")
   )
   params = model.init_classifier(config, jax.random.key(0))["backbone"]
   old = training.restore_params(root / "pretrain/checkpoints", "params")
@@ -156,15 +160,11 @@ def test_fine_tuning_starts_from_pre_training(chain):
   assert result["config"]["labels"] == 20
 
 
-def tiny():
-  return {"width": 32, "num_layers": 2, "num_heads": 2, "mlp_width": 64}
-
-
 def test_fine_tuning_goes_on_from_fine_tuning(chain):
   """The classifier comes along, unless it has other classes."""
   root, _, _ = chain
   config = dataclasses.replace(
-    FINETUNES["mnist5k"], **tiny(), init=str(root / "finetune")
+    FINETUNES["mnist5k"], **SIZES | PER_BLOCK, init=str(root / "finetune")
   )
   found = model.init_classifier(config, jax.random.key(0))
   saved = training.restore_params(root / "finetune/checkpoints", "ema")
@@ -224,7 +224,7 @@ def test_what_a_pre_training_cannot_start(chain, changes, message):
   root, _, _ = chain
   config = dataclasses.replace(
     FINETUNES["mnist5k"],
-    **tiny() | {"init": str(root / "pretrain")} | changes,
+    **SIZES | PER_BLOCK | {"init": str(root / "pretrain")} | changes,
   )
   with pytest.raises(ValueError, match=message):
     model.init_classifier(config, jax.random.key(0))
@@ -244,7 +244,7 @@ def test_what_the_ablation_asks_for():
   """
   tokens = dataclasses.replace(
     CONFIGS["mnist5k"],
-    **tiny() | {"num_layers": 1},
+    **SIZES | {"num_layers": 1},
     image_size=8,
     num_masked=2,
   )

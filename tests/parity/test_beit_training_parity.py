@@ -13,7 +13,7 @@ import pytest
 from seeded_weights import seeded_state
 
 from experiments.beit import finetune, model, pretrain
-from experiments.beit.config import CONFIGS
+from experiments.beit.config import CONFIGS, PLUS
 from experiments.beit.finetune_config import CONFIGS as FINETUNES
 from experiments.tokenizers import Tokenizer
 from jaxgen import training
@@ -87,7 +87,7 @@ def test_pre_training():
   """The tokenizer's view holds the tokens themselves."""
   given = Tokenizer({}, lambda params, second: second, None, 16, 4, 3)
   config = dataclasses.replace(
-    CONFIGS["mnist5k"], **TINY, num_masked=6, clip_norm=1.0
+    CONFIGS["mnist5k"], **TINY | PLUS, num_masked=6, clip_norm=1.0
   )
   batches = [
     {"image": image, "second": tokens, "mask": mask}
@@ -108,7 +108,7 @@ def test_pre_training():
 def test_fine_tuning():
   config = dataclasses.replace(
     FINETUNES["mnist5k"],
-    **TINY,
+    **TINY | PLUS | {"relative_positions": "per_block"},
     num_classes=5,
     layer_decay=0.65,
     smoothing=0.1,
