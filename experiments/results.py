@@ -41,11 +41,15 @@ TABLES = (
   "score_sde.table3",
   "first_stage.table8",
   "beit.table1",
+  "beit.table3",
   "beit.table4",
   "beit.table5",
+  "beit.table7",
   "beit.table9",
   "beit.table11",
   "beit.replica",
+  "beit2.table1",
+  "beit2.codebooks",
 )
 
 

@@ -9,7 +9,10 @@ from jaxgen import training
 from jaxgen.types import Array, PyTree
 
 # Experiments whose runs are tokenizers, and where `load_tokenizer` is.
-_MODULES = {"dvae": "experiments.dvae.model"}
+_MODULES = {
+  "dvae": "experiments.dvae.model",
+  "beit2_vqkd": "experiments.beit2.vqkd_model",
+}
 
 
 class Tokenizer(NamedTuple):
@@ -38,16 +41,17 @@ def load(path: str | Path) -> Tokenizer:
   """A tokenizer from where its training or its publisher left it.
 
   Args:
-    path: a workdir of `experiments.dvae.train`; a folder with DALL-E's
-      encoder.pkl and decoder.pkl; or one with a pytorch_model.bin of BEiT's
-      own discrete autoencoder.
+    path: a workdir of `experiments.dvae.train` or
+      `experiments.beit2.train_vqkd`; a folder with DALL-E's encoder.pkl and
+      decoder.pkl, or with a pytorch_model.bin of BEiT's own discrete
+      autoencoder; or a released file of BEiT v2's tokenizer.
 
   Raises:
     FileNotFoundError: there is none of these.
     ValueError: it is the workdir of something else, or a file is damaged.
   """
   path = Path(path)
-  name = "dvae"
+  name = "beit2_vqkd" if path.is_file() else "dvae"
   if (path / "checkpoints").is_dir():
     name = training.restore_experiment(path / "checkpoints")["experiment"]
   if name not in _MODULES:

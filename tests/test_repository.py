@@ -128,8 +128,14 @@ import jaxgen.convert.first_stage_folders, jaxgen.convert.ldm_unet
 import jaxgen.nn.beit, jaxgen.masked, jaxgen.convert.beit
 import jaxgen.convert.beit_files
 import jaxgen.nn.dvae, jaxgen.convert.dalle_dvae
+import jaxgen.nn.beit3_tasks, jaxgen.convert.beit3, jaxgen.data.sentencepiece
 import jaxgen.nn.discrete_vae, jaxgen.convert.discrete_vae
 import jaxgen.data.views, jaxgen.training.mixing
+import jaxgen.nn.segmentation, jaxgen.convert.beit_segmentation
+import jaxgen.data.scenes, jaxgen.data.segmentation
+import jaxgen.training.segmentation_losses
+import jaxgen.nn.vqkd, jaxgen.convert.vqkd, jaxgen.convert.clip_vision
+import jaxgen.nn.dino, jaxgen.convert.dino
 try:
   jaxgen.data.load("mnist5k")
 except ImportError as error:

@@ -56,6 +56,9 @@ class Pretrain:
     relative_positions: "shared" biases of the attention, or "none".
     layer_scale: initial gamma of the blocks; None for no gamma.
     drop_path: rate of stochastic depth in the last block.
+    early_layer: the block, from 1, whose patches BEiT v2's patch aggregation
+      joins with the last class token; 0 for none. See `PatchAggregationModel`.
+    extra_layers: blocks of the aggregation.
     lr: highest rate of AdamW.
     min_lr: the last rate.
     warmup: steps in which the rate rises from 0.
@@ -103,6 +106,8 @@ class Pretrain:
   relative_positions: Literal["none", "shared"] = "none"
   layer_scale: float | None = None
   drop_path: float = 0.1
+  early_layer: int = 0
+  extra_layers: int = 2
   lr: float = 1.5e-3
   min_lr: float = 1e-5
   warmup: int = 6250
@@ -139,6 +144,8 @@ class Pretrain:
       raise ValueError(
         f"num_masked must lie in [0, {self.grid**2}], got {self.num_masked}"
       )
+    if self.early_layer and self.target == "pixels":
+      raise ValueError("patch aggregation predicts tokens, got target 'pixels'")
     if self.num_masked == 0 and self.recover == "masked":
       raise ValueError("without masked patches recover must be 'all'")
 
@@ -243,7 +250,7 @@ SMALL = {
     image_channels=1,
     jitter=0.0,
     flip=False,
-    crop_area=0.5,
+    crop_area=0.8,
     num_masked=20,
     min_block=4,
     patch_size=4,
@@ -252,8 +259,8 @@ SMALL = {
     num_heads=4,
     mlp_width=256,
     warmup=100,
-    decay_steps=1500,
-    steps=1500,
+    decay_steps=1000,
+    steps=1000,
     save_every=500,
     log_every=10,
     **_SMALL,
@@ -284,7 +291,8 @@ CONFIGS = PUBLISHED | SMALL
 
 def smoke(config: Pretrain) -> Pretrain:
   """The same experiment, shrunk to seconds."""
-  return dataclasses.replace(config, **smoke_fields())
+  early = min(config.early_layer, 1)
+  return dataclasses.replace(config, early_layer=early, **smoke_fields())
 
 
 def smoke_fields() -> dict[str, Any]:

@@ -13,7 +13,12 @@ from experiments.models import restore_run, shared_fields
 from jaxgen import training
 from jaxgen.convert import beit_files
 from jaxgen.convert.beit import adapt_backbone
-from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
+from jaxgen.nn.beit import (
+  Beit,
+  Classifier,
+  MaskedImageModel,
+  PatchAggregationModel,
+)
 from jaxgen.types import Array, Key, PyTree
 
 Normalize = Literal["half", "imagenet"]
@@ -45,11 +50,17 @@ def make_backbone(config: Pretrain | Finetune, **changes: Any) -> Beit:
   return Beit(**fields | changes)
 
 
-def make_mim(config: Pretrain, vocabulary: int) -> MaskedImageModel:
+def make_mim(
+  config: Pretrain, vocabulary: int
+) -> MaskedImageModel | PatchAggregationModel:
   """The network of pre-training; of pixels if those are its target."""
   if config.target == "pixels":
     vocabulary = config.patch_size**2 * config.image_channels
-  return MaskedImageModel(make_backbone(config), vocabulary)
+  backbone = make_backbone(config)
+  if not config.early_layer:
+    return MaskedImageModel(backbone, vocabulary)
+  layers = config.early_layer, config.extra_layers
+  return PatchAggregationModel(backbone, vocabulary, *layers)
 
 
 def make_classifier(config: Finetune) -> Classifier:

@@ -31,7 +31,12 @@ from experiments.cli import command_line
 from experiments.fitting import fit
 from experiments.tokenizers import Tokenizer
 from jaxgen import training
-from jaxgen.masked import image_patches, masked_image_loss, masked_pixel_loss
+from jaxgen.masked import (
+  image_patches,
+  masked_image_loss,
+  masked_pixel_loss,
+  patch_aggregation_loss,
+)
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
 from jaxgen.types import Array, Key, PyTree
 
@@ -68,8 +73,9 @@ def load_tokenizer(config: Pretrain) -> Tokenizer | None:
     return None
   if not config.tokenizer:
     raise ValueError(
-      "pre-training needs --tokenizer, a workdir of experiments.dvae or a "
-      "folder with DALL-E's encoder.pkl and decoder.pkl; or --target pixels"
+      "pre-training needs --tokenizer, a workdir of experiments.dvae or "
+      "experiments.beit2.train_vqkd, a folder with DALL-E's encoder.pkl and "
+      "decoder.pkl, or a file of BEiT v2's; or --target pixels"
     )
   tokenizer = tokenizers.load(config.tokenizer)
   if tokenizer.channels != config.image_channels:
@@ -133,8 +139,8 @@ def make_loss(
   Returns:
     (params, key, batch) -> (loss, metrics): the share `masked`, and of tokens
     the `accuracy` and `most_common`, the accuracy of who always says the token
-    that is most frequent in the batch. A batch has `image`, `second`, `mask`
-    and the `tokenizer`'s parameters.
+    that is most frequent in the batch; under patch aggregation also its parts.
+    A batch has `image`, `second`, `mask` and the `tokenizer`'s parameters.
   """
   vocabulary = tokenizer.vocabulary if tokenizer else 0
   network = model.make_mim(config, vocabulary)
@@ -142,8 +148,8 @@ def make_loss(
   def loss_fn(params: PyTree, key: Key, batch: Any):
     x = model.normalized(batch["image"], config.normalize)
     mask = batch["mask"].reshape(len(x), -1)
-    predicted = jnp.asarray(
-      network.apply({"params": params}, x, mask, False, rngs={"drop_path": key})
+    predicted: Any = network.apply(
+      {"params": params}, x, mask, False, rngs={"drop_path": key}
     )
     share = mask.mean(dtype=jnp.float32)
     counted = mask if config.recover == "masked" else jnp.ones_like(mask)
@@ -151,7 +157,10 @@ def make_loss(
       patches = image_patches(x, config.patch_size)
       return masked_pixel_loss(predicted, patches, counted), {"masked": share}
     tokens = tokenizer.encode(batch["tokenizer"], batch["second"])
-    loss, metrics = masked_image_loss(predicted, tokens, counted)
+    if config.early_layer:
+      loss, metrics = patch_aggregation_loss(predicted, tokens, counted)
+    else:
+      loss, metrics = masked_image_loss(predicted, tokens, counted)
     weight = counted.ravel().astype(jnp.float32)
     found = jnp.bincount(tokens.ravel(), weight, length=vocabulary)
     common = found.max() / jnp.maximum(found.sum(), 1.0)

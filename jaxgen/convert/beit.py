@@ -1,7 +1,7 @@
 """BEiT's networks: checkpoint <-> parameters.
 
-The layouts are that of the released files (microsoft/unilm, beit) and that of
-transformers' models, which the hub holds.
+The layouts are that of the released files (microsoft/unilm, beit and beit2) and
+that of transformers' models, which the hub holds.
 """
 
 import re
@@ -15,13 +15,25 @@ from flax.traverse_util import flatten_dict
 from jaxgen.convert.positions import resize_bias_table, resize_positions
 from jaxgen.convert.state import ParamPath, State, fill, to_torch
 from jaxgen.convert.torch_files import read_state
-from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
+from jaxgen.nn.beit import (
+  Beit,
+  Classifier,
+  MaskedImageModel,
+  PatchAggregationModel,
+)
 from jaxgen.types import PyTree
 
-Network = MaskedImageModel | Classifier
+Network = MaskedImageModel | PatchAggregationModel | Classifier
 
 _TABLE = "relative_position_bias_table"
-_MODULES = {"patch_embed": "patch_embed.proj", "relative_bias": "rel_pos_bias"}
+_MODULES = {
+  "patch_embed": "patch_embed.proj",
+  "relative_bias": "rel_pos_bias",
+  "aggregation_norm": "cls_pt_norm",
+  "aggregation_lm_head": "cls_pt_lm_head",
+}
+# BEiT v2's aggregation has blocks of its own, numbered from 0.
+_BLOCKS = {"block": "blocks", "aggregation": "cls_pt_layers"}
 _LAYERS = {
   ("attn", "qkv"): "attn.qkv.weight",
   ("attn", "q_bias"): "attn.q_bias",
@@ -131,7 +143,11 @@ def from_transformers(
 
 
 def to_transformers(params: PyTree) -> dict[str, np.ndarray]:
-  """The tensors of transformers' file; inverse of `from_transformers`."""
+  """The tensors of transformers' file; inverse of `from_transformers`.
+
+  Raises:
+    ValueError: if the parameters are of a `PatchAggregationModel`.
+  """
   return transformers_layout(to_original(params))
 
 
@@ -159,7 +175,16 @@ def original_layout(state: State) -> dict[str, np.ndarray]:
 
 
 def transformers_layout(state: State) -> dict[str, np.ndarray]:
-  """The inverse of `original_layout`."""
+  """The inverse of `original_layout`.
+
+  Raises:
+    ValueError: if the state has BEiT v2's patch aggregation.
+  """
+  if any(name.startswith("cls_pt_") for name in state):
+    raise ValueError(
+      "transformers has no patch aggregation: give it the parameters of the "
+      "backbone, norm and lm_head"
+    )
   renamed: dict[str, np.ndarray] = {}
   for name, tensor in state.items():
     if name.endswith("attn.qkv.weight"):
@@ -232,9 +257,10 @@ def original_name(path: ParamPath) -> str:
   module, *rest = path
   if not rest:
     return module
-  if not module.startswith("block_"):
+  kind, _, number = module.partition("_")
+  if kind not in _BLOCKS or not number.isdecimal():
     return f"{_MODULES.get(module, module)}.{_LEAVES.get(rest[-1], rest[-1])}"
-  prefix = f"blocks.{module.removeprefix('block_')}."
+  prefix = f"{_BLOCKS[kind]}.{number}."
   if len(rest) == 1:
     return prefix + rest[0]
   if tuple(rest) in _LAYERS:

@@ -10,10 +10,18 @@ from pathlib import Path
 from jaxgen.convert import beit
 from jaxgen.convert.state import State
 from jaxgen.convert.torch_files import read_state
-from jaxgen.nn.beit import Beit, Classifier, MaskedImageModel
+from jaxgen.nn.beit import (
+  Beit,
+  Classifier,
+  MaskedImageModel,
+  PatchAggregationModel,
+)
 from jaxgen.types import PyTree
 
 _HEAD_WIDTH = 64  # of BEiT-B and BEiT-L; only biases tell the heads' number
+# In BEiT v2's, blocks after the one whose patches are aggregated; no tensor
+# tells.
+_LATE_LAYERS = 3
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -25,8 +33,9 @@ def read(path: str | Path) -> tuple[beit.Network, PyTree, int]:
       one in it.
 
   Returns:
-    The masked image model or classifier, its parameters, and the height and
-    width of its images.
+    The masked image model, BEiT v2's with its patch aggregation if the file has
+    it, or the classifier; its parameters, and the height and width of its
+    images.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -73,7 +82,7 @@ def network_of(state: State) -> tuple[beit.Network, int]:
   backbone = Beit(
     patch_size=patch_size,
     width=width,
-    num_layers=sum(name.endswith(".norm1.weight") for name in state),
+    num_layers=_count(state, "blocks."),
     num_heads=heads,
     mlp_width=state["blocks.0.mlp.fc1.weight"].shape[0],
     absolute_positions="pos_embed" in state,
@@ -84,9 +93,24 @@ def network_of(state: State) -> tuple[beit.Network, int]:
     mask_token="mask_token" in state,
   )
   network: beit.Network
-  if "lm_head.weight" in state:
+  extra = _count(state, "cls_pt_layers.")
+  if extra:
+    network = PatchAggregationModel(
+      backbone,
+      state["lm_head.weight"].shape[0],
+      max(1, backbone.num_layers - _LATE_LAYERS),
+      extra,
+      "cls_pt_norm.weight" not in state,
+    )
+  elif "lm_head.weight" in state:
     network = MaskedImageModel(backbone, state["lm_head.weight"].shape[0])
   else:
     classes = state["head.weight"].shape[0]
     network = Classifier(backbone, classes, "fc_norm.weight" in state)
   return network, grid * patch_size
+
+
+def _count(state: State, prefix: str) -> int:
+  """How many blocks there are below a prefix."""
+  end = ".norm1.weight"
+  return sum(n.startswith(prefix) and n.endswith(end) for n in state)

@@ -4,6 +4,7 @@ The layout is that of transformers' `CLIPTextModel`, which Stable Diffusion 1's
 own files contain under "cond_stage_model.transformer.".
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,9 @@ def from_transformers(state: State, network: ClipText) -> PyTree:
   for name in _NOT_TRANSPOSED:
     if prefix + name in state:
       state[prefix + name] = state[prefix + name].T
-  return fill(_template(network), lambda path: prefix + _name(path), state)
+  return fill(
+    _template(network), lambda path: prefix + tensor_name(path, _MODULES), state
+  )
 
 
 def to_transformers(
@@ -179,7 +182,7 @@ def to_transformers(
     prefix: before every name; `ORIGINAL` is Stable Diffusion 1's.
   """
   state = {
-    prefix + _name(path): to_torch(leaf)
+    prefix + tensor_name(path, _MODULES): to_torch(leaf)
     for path, leaf in flatten_dict(params).items()
   }
   for name in _NOT_TRANSPOSED:
@@ -187,14 +190,20 @@ def to_transformers(
   return state
 
 
-def _name(path: ParamPath) -> str:
+def tensor_name(path: ParamPath, modules: Mapping[str, str]) -> str:
+  """transformers' name of a parameter of one of CLIP's transformers.
+
+  Args:
+    path: of the parameter.
+    modules: what is outside the blocks -> transformers' name of it.
+  """
   module, *rest = path
   if not rest:
-    return _MODULES[module]
+    return modules[module]
   *layers, leaf = rest
   leaf = _LEAVES.get(leaf, leaf)
   if not layers:
-    return f"{_MODULES[module]}.{leaf}"
+    return f"{modules[module]}.{leaf}"
   number = module.removeprefix("block_")
   return f"encoder.layers.{number}.{_LAYERS[layers[0]]}.{leaf}"
 

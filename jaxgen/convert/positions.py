@@ -1,10 +1,31 @@
 """Positions of a vision transformer at another image size."""
 
+import math
+
 import numpy as np
 from scipy.interpolate import RectBivariateSpline
 
 Grid = tuple[int, int]
 _SPECIAL = 3  # rows of a bias table that belong to the class token
+
+
+def side_of(positions: np.ndarray) -> int:
+  """Patches along a side of the square image that positions are of.
+
+  Args:
+    positions: `[..., N + 1, C]`, the class token's the first.
+
+  Raises:
+    ValueError: N is no square.
+  """
+  n = positions.shape[-2] - 1 if positions.ndim > 1 else -1
+  side = math.isqrt(max(n, 0))
+  if n < 1 or side * side != n:
+    raise ValueError(
+      "The checkpoint's positions must be of a square of patches and a class "
+      f"token, got shape {positions.shape}."
+    )
+  return side
 
 
 def resize_bias_table(table: np.ndarray, old: int, new: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxgen.convert import pickles, torch_tensors
+from jaxgen.convert.pickles import Opaque
 from jaxgen.convert.state import read_safetensors
 from jaxgen.convert.torch_tensors import Resolver, Storage, Tensor
 
@@ -73,6 +74,50 @@ def read_state(
   return read_safetensors(path)
 
 
+def is_script(path: str | Path) -> bool:
+  """Whether a file holds a TorchScript program, as OpenAI's CLIP does."""
+  if not zipfile.is_zipfile(path):
+    return False
+  with zipfile.ZipFile(path) as archive:
+    return any(_is_constants(name) for name in archive.namelist())
+
+
+def read_script_state(path: str | Path) -> dict[str, np.ndarray]:
+  """The state dictionary of the module in a TorchScript file.
+
+  A saved program is an archive of code and, beside it, of the module's tensors
+  in a pickle. The tensors are read as `read_state` reads them, the code is not.
+
+  Args:
+    path: of a file that `torch.jit.save` wrote.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: like `read_torch`, or if it holds no program.
+  """
+  return _read(path, _script_tensors, to_float32=True, script=True)
+
+
+def _script_tensors(module: Any) -> dict[str, Tensor]:
+  """The tensors of a scripted module, whose parts are among its attributes."""
+  attributes = module.state if isinstance(module, Opaque) else None
+  if not isinstance(attributes, dict):
+    raise ValueError("its program has no module")
+  tensors: dict[str, Tensor] = {}
+  for name, value in attributes.items():
+    if isinstance(value, Tensor):
+      tensors[name] = value
+    elif isinstance(value, Opaque) and isinstance(value.state, dict):
+      for inner, tensor in _script_tensors(value).items():
+        tensors[f"{name}.{inner}"] = tensor
+  return tensors
+
+
+def _is_constants(name: str) -> bool:
+  """Whether a record of an archive tells that it is a program."""
+  return name.count("/") == 1 and name.endswith("/constants.pkl")
+
+
 def _state(content: Any, key: str | None) -> dict[str, Tensor]:
   """The state dictionary that is meant."""
   if key is None and _is_state(content):
@@ -101,7 +146,10 @@ def _is_state(content: Any) -> bool:
 
 
 def _read(
-  path: str | Path, choose: Callable[[Any], Any], to_float32: bool = False
+  path: str | Path,
+  choose: Callable[[Any], Any],
+  to_float32: bool = False,
+  script: bool = False,
 ) -> Any:
   """The chosen part of a file, all that can go wrong being a ValueError."""
   path = Path(path)
@@ -110,7 +158,9 @@ def _read(
   with open(path, "rb") as file:
     try:
       zipped = file.read(4) == b"PK\x03\x04"
-      content, read = (_read_zip if zipped else _read_legacy)(file)
+      if script and not is_script(path):
+        raise ValueError("it is no TorchScript program")
+      content, read = _read_zip(file, script) if zipped else _read_legacy(file)
       return Resolver(read, to_float32).resolve(choose(content))
     except ValueError as error:
       raise ValueError(f"Cannot read {path}: {error}.") from error
@@ -124,7 +174,7 @@ def _read(
       ) from error
 
 
-def _read_zip(file: BinaryIO) -> _Content:
+def _read_zip(file: BinaryIO, script: bool) -> _Content:
   archive = zipfile.ZipFile(file)
   infos = {info.filename: info for info in archive.infolist()}
   length = os.fstat(file.fileno()).st_size
@@ -145,7 +195,7 @@ def _read_zip(file: BinaryIO) -> _Content:
   if len(roots) != 1:
     raise ValueError(f"its archive has {len(roots)} records data.pkl, not one")
   root = roots[0]
-  if f"{root}/constants.pkl" in infos:
+  if f"{root}/constants.pkl" in infos and not script:
     raise ValueError("it is a TorchScript program, not a saved object")
   if f"{root}/byteorder" in infos:
     order = record(f"{root}/byteorder")

@@ -17,6 +17,12 @@ from jaxgen.data.images import (
 )
 from jaxgen.data.loading import Source, load
 from jaxgen.data.rand_augment import rand_augment, random_erasing
+from jaxgen.data.scenes import DigitScenes
+from jaxgen.data.segmentation import SegmentationCrops
+from jaxgen.data.sentencepiece import (
+  beit3_tokenizer,
+  train_unigram_tokenizer,
+)
 from jaxgen.data.tokenizers import (
   TextTokenizer,
   bert_tokenizer,
@@ -38,11 +44,14 @@ __all__ = [
   "BEIT_V1",
   "BEIT_V2",
   "Box",
+  "DigitScenes",
   "LabelledView",
   "PairOfViews",
+  "SegmentationCrops",
   "Source",
   "TextTokenizer",
   "augment",
+  "beit3_tokenizer",
   "bert_tokenizer",
   "celeba_crop",
   "center_crop_resize",
@@ -63,5 +72,6 @@ __all__ = [
   "to_uint8",
   "to_unit",
   "train_batches",
+  "train_unigram_tokenizer",
   "train_word_tokenizer",
 ]

@@ -63,8 +63,8 @@ def class_folders(root: str | os.PathLike[str], split: str) -> ClassFolders:
   names = sorted(entry.name for entry in os.scandir(top) if entry.is_dir())
   files, labels = [], []
   for label, name in enumerate(names):
-    found = list(_images(top / name))
-    files += [os.fsencode(path.relative_to(top)) for path in found]
+    found = [os.fsencode(f"{name}/{file}") for file in _images(top / name)]
+    files += found
     labels += [label] * len(found)
   if not files:
     raise ValueError(
@@ -120,7 +120,7 @@ def ade20k(root: str | os.PathLike[str], split: str) -> LabelMaps:
   split = _ADE20K_SPLITS.get(split, split)
   images = _folder(top / "images" / split)
   maps = _folder(top / "annotations" / split)
-  files = tuple(path.name for path in _images(images))
+  files = tuple(_images(images))
   known = set(os.listdir(maps))
   for name in files:
     if Path(name).with_suffix(".png").name not in known:
@@ -137,9 +137,11 @@ def _folder(path: str | os.PathLike[str]) -> Path:
   return path
 
 
-def _images(folder: Path) -> Iterator[Path]:
-  """All images below a folder, in a fixed order."""
+def _images(folder: Path) -> Iterator[str]:
+  """The names of all images below a folder, in a fixed order."""
   for parent, _, names in sorted(os.walk(folder, followlinks=True)):
+    below = os.path.relpath(parent, folder)
+    prefix = "" if below == os.curdir else f"{below}/"
     for name in sorted(names):
       if name.lower().endswith(EXTENSIONS):
-        yield Path(parent, name)
+        yield prefix + name

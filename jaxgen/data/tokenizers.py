@@ -65,7 +65,7 @@ class TextTokenizer:
     for text in texts:
       if not isinstance(text, str):
         raise TypeError(f"A text must be a string, got {text!r}.")
-    codes = self.rules.encode_batch([_without_surrogates(t) for t in texts])
+    codes = self.rules.encode_batch([without_surrogates(t) for t in texts])
     tokens = np.array([code.ids for code in codes], np.int32)
     return tokens.reshape(len(texts), self.length)
 
@@ -102,7 +102,7 @@ def clip_tokenizer(
   library = optional("tokenizers", "text")
   tokens = _read_vocabulary(vocab, _CLIP_SOURCE)
   _require(tokens, (START, END), vocab)
-  _existing(merges, _CLIP_SOURCE)
+  existing(merges, _CLIP_SOURCE)
   model = _parsed(
     lambda: library.models.BPE.from_file(
       str(vocab), str(merges), unk_token=END, end_of_word_suffix="</w>"
@@ -118,7 +118,7 @@ def clip_tokenizer(
   rules.decoder = library.decoders.Sequence(
     [library.decoders.ByteLevel(), library.decoders.Replace("</w>", " ")]
   )
-  return _framed(library, rules, (START, END, END), (), length)
+  return framed(library, rules, (START, END, END), (), length)
 
 
 def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
@@ -137,7 +137,7 @@ def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
     ValueError: if it is not a vocabulary of BERT, or length < 2.
   """
   library = optional("tokenizers", "text")
-  path = _existing(vocab, _BERT_SOURCE)
+  path = existing(vocab, _BERT_SOURCE)
   try:
     lines = path.read_text(encoding="utf-8").split("\n")
   except UnicodeDecodeError as error:
@@ -152,7 +152,7 @@ def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
   rules.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
   rules.decoder = library.decoders.WordPiece(prefix="##")
   others = [mark for mark in (UNKNOWN, MASK) if mark in tokens]
-  return _framed(library, rules, marks, others, length)
+  return framed(library, rules, marks, others, length)
 
 
 def train_word_tokenizer(
@@ -193,9 +193,9 @@ def train_word_tokenizer(
     initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
-  texts = (_without_surrogates(caption) for caption in captions)
+  texts = (without_surrogates(caption) for caption in captions)
   rules.train_from_iterator(texts, trainer)
-  return _framed(library, rules, (START, END, END), (), length)
+  return framed(library, rules, (START, END, END), (), length)
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
@@ -219,7 +219,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
   return TextTokenizer(rules)
 
 
-def _framed(
+def framed(
   library: Any,
   rules: Any,
   marks: tuple[str, str, str],
@@ -251,12 +251,13 @@ def _clip_normalizer(library: Any) -> Any:
   )
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
   """The text with halves of UTF-16's pairs, which UTF-8 lacks, as "?"."""
   return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _existing(path: str | Path, source: str) -> Path:
+def existing(path: str | Path, source: str) -> Path:
+  """The path of a file; if there is none, the error says where to get it."""
   path = Path(path)
   if not path.is_file():
     raise FileNotFoundError(
@@ -267,7 +268,7 @@ def _existing(path: str | Path, source: str) -> Path:
 
 def _read_vocabulary(path: str | Path, source: str) -> dict[str, int]:
   """Token -> number, of a vocab.json."""
-  path = _existing(path, source)
+  path = existing(path, source)
   try:
     tokens = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:

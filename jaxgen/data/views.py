@@ -2,7 +2,9 @@
 
   batches = train_batches(source, 2048, 224, seed, transform=BEIT_V1)
 
-has `image` for the Transformer, `second` for the tokenizer and `mask`.
+has `image` for the Transformer, `second` for the tokenizer and `mask`. From
+JPEGs of 500 x 381 pixels one core (AMD EPYC) makes about 125 such pairs a
+second; `num_workers` takes more cores.
 """
 
 import dataclasses

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 
+from jaxgen.nn.norm_ema import unit
 from jaxgen.types import Array
 
 
@@ -78,6 +79,62 @@ def image_patches(images: Array, patch_size: int) -> Array:
     )
   x = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(b, (h // p) * (w // p), p * p * c)
+
+
+def patch_aggregation_loss(
+  logits: tuple[Array, Array], tokens: Array, mask: Array
+) -> tuple[Array, dict[str, Array]]:
+  """`masked_image_loss` of both predictions (Peng et al. 2022, "BEiT v2").
+
+  Args:
+    logits: of `PatchAggregationModel`, the main ones and the aggregated.
+    tokens: integers `[B, N]`.
+    mask: `[B, N]`, True or 1 where a patch is masked.
+
+  Returns:
+    The sum, and "main" and "aggregated", the parts, with their "accuracy" and
+    "aggregated_accuracy".
+
+  Raises:
+    ValueError: the shapes do not agree.
+  """
+  main, shares = masked_image_loss(logits[0], tokens, mask)
+  aggregated, others = masked_image_loss(logits[1], tokens, mask)
+  return main + aggregated, {
+    "main": main,
+    "aggregated": aggregated,
+    "accuracy": shares["accuracy"],
+    "aggregated_accuracy": others["accuracy"],
+  }
+
+
+def vq_kd_loss(
+  features: Array, target: Array, quantizer_loss: Array
+) -> tuple[Array, dict[str, Array]]:
+  """What a VQ-KD tokenizer is trained for (Peng et al. 2022, "BEiT v2").
+
+  mean over patches of (1 - cos(o_i, t_i)) + the quantizer's loss. The paper's
+  third term, of the codes, is a moving average in its code.
+
+  Args:
+    features: o of the decoder, `[B, N, T]`.
+    target: t of the teacher, of the same shape.
+    quantizer_loss: `[]`.
+
+  Returns:
+    The loss, and its parts, "rec" and "quant".
+
+  Raises:
+    ValueError: the shapes do not agree.
+  """
+  if features.shape != target.shape:
+    raise ValueError(
+      "vq_kd_loss needs features and target of one shape [B, N, T], got "
+      f"{features.shape} and {target.shape}"
+    )
+  cosine = (unit(features) * unit(target)).sum(-1)
+  rec = (1 - cosine).mean()
+  return rec + quantizer_loss, {"rec": rec, "quant": quantizer_loss}
 
 
 def _weights(mask: Array) -> Array:

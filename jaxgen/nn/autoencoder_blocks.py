@@ -5,10 +5,10 @@ without time embedding and without skip connections.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.convolution import conv
 from jaxgen.nn.layers import GroupNorm
 from jaxgen.nn.openai_blocks import Conv, fan_in_uniform, linear
@@ -60,7 +60,7 @@ class AttentionBlock(nn.Module):
       linear(y, c, name, dtype=self.dtype).reshape(b, h * w, 1, c)
       for name in ("q", "k", "v")
     )
-    y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+    y = attention(q, k, v).reshape(b, h, w, c)
     return x + linear(y, c, "proj_out", dtype=self.dtype)
 
 

@@ -6,6 +6,8 @@ released networks have LayerScale and relative position biases in their place
 (its App. A), which are the defaults here.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -58,6 +60,11 @@ class Beit(nn.Module):
   dtype: DTypeLike = jnp.float32
   remat: bool = False
 
+  def setup(self):
+    """What is used from outside as well."""
+    if self.relative_positions == "shared":
+      self.relative_bias = RelativePositionBias(self.num_heads)
+
   @nn.compact
   def __call__(
     self, x: Array, mask: Array | None = None, deterministic: bool = True
@@ -94,26 +101,19 @@ class Beit(nn.Module):
   def _blocks(
     self, h: Array, grid: tuple[int, int], deterministic: bool
   ) -> tuple[Array, ...]:
-    bias = None
-    if self.relative_positions == "shared":
-      bias = RelativePositionBias(self.num_heads, name="relative_bias")(grid)
-    module = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
+    bias = self.shared_bias(grid)
     outputs = []
     for i in range(self.num_layers):
-      block = module(
-        self.num_heads,
-        self.mlp_width,
-        i + 1,
-        self.layer_scale,
-        self.dropout,
-        self.drop_path * i / max(1, self.num_layers - 1),
-        self.relative_positions == "per_block",
-        self.dtype,
-        name=f"block_{i}",
-      )
+      rate = self.drop_path * i / max(1, self.num_layers - 1)
+      block = make_block(self, i + 1, rate, f"block_{i}")
       h = block(h, bias, grid, deterministic)
       outputs.append(h)
     return tuple(outputs)
+
+  def shared_bias(self, grid: tuple[int, int]) -> Array | None:
+    """The bias `[heads, N + 1, N + 1]` that the blocks share, if they do."""
+    shared = self.relative_positions == "shared"
+    return self.relative_bias(grid) if shared else None
 
   def _check(self, x: Array, mask: Array | None) -> None:
     p = self.patch_size
@@ -141,6 +141,31 @@ class Beit(nn.Module):
       )
 
 
+def make_block(
+  backbone: Beit, depth: int, drop_path: float, name: str
+) -> Callable[..., Array]:
+  """A block like a backbone's, to be called as `Block` is.
+
+  Args:
+    backbone: whose sizes it has.
+    depth: its number, from 1.
+    drop_path: its rate of stochastic depth.
+    name: of the module.
+  """
+  module = nn.remat(Block, static_argnums=(3, 4)) if backbone.remat else Block
+  return module(
+    backbone.num_heads,
+    backbone.mlp_width,
+    depth,
+    backbone.layer_scale,
+    backbone.dropout,
+    drop_path,
+    backbone.relative_positions == "per_block",
+    backbone.dtype,
+    name=name,
+  )
+
+
 class MaskedImageModel(nn.Module):
   """Predicts the visual tokens of patches (Bao et al. 2022, Eq. 1).
 
@@ -159,13 +184,76 @@ class MaskedImageModel(nn.Module):
     """Logits `[B, N, num_tokens]`, float32, of every patch."""
     h = self.backbone(x, mask, deterministic)[-1][:, 1:]
     h = layer_norm("norm", self.backbone.dtype)(h)
-    head = nn.Dense(
-      self.num_tokens,
-      dtype=self.backbone.dtype,
-      kernel_init=small_normal(),
-      name="lm_head",
-    )
+    head = _token_head(self.backbone, self.num_tokens, "lm_head")
     return head(h).astype(jnp.float32)
+
+
+class PatchAggregationModel(nn.Module):
+  """`MaskedImageModel`, and the tokens once more by way of the class token.
+
+  The patch aggregation of Peng et al. 2022, "BEiT v2". Two more blocks get the
+  last block's class token with the patches of an earlier block: what these lack
+  must pass through the class token, which so learns to stand for the image. The
+  blocks are left out afterwards.
+
+  Attributes:
+    backbone: with a mask token.
+    num_tokens: of the tokenizer's vocabulary.
+    early_layer: l, counted from 1: 9 for BEiT v2-B, 21 for L.
+    extra_layers: blocks of the aggregation.
+    shared_head: one normalisation and one last layer for both predictions.
+  """
+
+  backbone: Beit
+  num_tokens: int = 8192
+  early_layer: int = 9
+  extra_layers: int = 2
+  shared_head: bool = True
+
+  @nn.compact
+  def __call__(
+    self, x: Array, mask: Array | None = None, deterministic: bool = True
+  ) -> tuple[Array, Array]:
+    """Two logits `[B, N, num_tokens]`, float32: main and aggregated.
+
+    Raises:
+      ValueError: if the backbone has no early_layer.
+    """
+    first, backbone = self.early_layer, self.backbone
+    if not 1 <= first <= backbone.num_layers:
+      raise ValueError(
+        f"PatchAggregationModel needs early_layer in [1, "
+        f"{backbone.num_layers}], got {first}."
+      )
+    p = backbone.patch_size
+    grid = x.shape[1] // p, x.shape[2] // p
+    outputs = backbone(x, mask, deterministic)
+    h = jnp.concatenate([outputs[-1][:, :1], outputs[first - 1][:, 1:]], axis=1)
+    bias = backbone.shared_bias(grid)
+    last = max(backbone.num_layers, first + self.extra_layers) - 1
+    for k in range(self.extra_layers):
+      rate = backbone.drop_path * (first + k) / max(1, last)
+      block = make_block(backbone, first + k + 1, rate, f"aggregation_{k}")
+      h = block(h, bias, grid, deterministic)
+
+    def heads(prefix: str) -> tuple[nn.LayerNorm, nn.Dense]:
+      norm = layer_norm(prefix + "norm", backbone.dtype)
+      return norm, _token_head(backbone, self.num_tokens, prefix + "lm_head")
+
+    norm, head = heads("")
+    main = head(norm(outputs[-1][:, 1:])).astype(jnp.float32)
+    if not self.shared_head:
+      norm, head = heads("aggregation_")
+    return main, head(norm(h[:, 1:])).astype(jnp.float32)
+
+
+def _token_head(backbone: Beit, num_tokens: int, name: str) -> nn.Dense:
+  return nn.Dense(
+    num_tokens,
+    dtype=backbone.dtype,
+    kernel_init=small_normal(),
+    name=name,
+  )
 
 
 class Classifier(nn.Module):

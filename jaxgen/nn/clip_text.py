@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.types import Array
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -46,7 +47,7 @@ def layer_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
 
 
 class ClipBlock(nn.Module):
-  """Causal self-attention, then two dense layers; both residual.
+  """Self-attention, then two dense layers; both residual.
 
   x + attention(LN(x)), then x + fc2(act(fc1(LN(x)))).
 
@@ -56,6 +57,7 @@ class ClipBlock(nn.Module):
     num_layers: of the transformer, for the initial weights.
     activation: the nonlinearity, `quick_gelu` or the exact GELU.
     dtype: of the computation; parameters are float32.
+    causal: no token sees those after it, as in text; images have no order.
   """
 
   num_heads: int
@@ -63,6 +65,7 @@ class ClipBlock(nn.Module):
   num_layers: int
   activation: Activation = "quick_gelu"
   dtype: DTypeLike = jnp.float32
+  causal: bool = True
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -74,7 +77,8 @@ class ClipBlock(nn.Module):
       self._dense(width, width**-0.5, name)(y).reshape(b, n, self.num_heads, -1)
       for name in ("q", "k", "v")
     )
-    y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    order = jnp.tril(jnp.ones((n, n), bool)) if self.causal else None
+    y = attention(q, k, v, mask=order)
     x = x + self._dense(width, last_std, "proj_out")(y.reshape(b, n, width))
 
     y = layer_norm("norm2", self.dtype)(x)

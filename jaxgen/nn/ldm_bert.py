@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.clip_text import check_tokens, layer_norm
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.types import Array
@@ -41,7 +42,7 @@ class BertBlock(nn.Module):
       for name in ("q", "k", "v")
     )
     shape = (b, n, self.num_heads, self.head_dim)
-    y = jax.nn.dot_product_attention(*(z.reshape(shape) for z in (q, k, v)))
+    y = attention(*(z.reshape(shape) for z in (q, k, v)))
     x = x + self._dense(y.reshape(b, n, -1), width, "proj_out")
 
     y = layer_norm("norm2", self.dtype)(x)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn import resample
+from jaxgen.nn.attention import attention
 from jaxgen.nn.layers import (
   Conv,
   Dropout,
@@ -133,7 +134,7 @@ class AttentionBlock(nn.Module):
       dense(c, name, NIN_SCALE, self.dtype)(y).reshape(b, h * w, 1, c)
       for name in ("q", "k", "v")
     )
-    y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+    y = attention(q, k, v).reshape(b, h, w, c)
     y = dense(c, "proj_out", self.init_scale, self.dtype)(y)
     return residual_sum(x, y, self.skip_rescale)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.convolution import conv, upsample_conv
 from jaxgen.nn.layers import Dropout, GroupNorm, Initializer
 from jaxgen.types import Array
@@ -166,7 +167,7 @@ class ResBlock(nn.Module):
     return x + h
 
 
-def attention(qkv: Array, num_heads: int, new_order: bool) -> Array:
+def qkv_attention(qkv: Array, num_heads: int, new_order: bool) -> Array:
   """Multi-head attention of T positions: softmax(q k^T / sqrt(d)) v.
 
   Args:
@@ -184,13 +185,14 @@ def attention(qkv: Array, num_heads: int, new_order: bool) -> Array:
   b, t, c = *qkv.shape[:2], qkv.shape[2] // 3
   if c % num_heads:
     raise ValueError(
-      f"attention needs channels divisible by its {num_heads} heads, got {c}."
+      f"qkv_attention needs channels divisible by its {num_heads} heads, got "
+      f"{c}."
     )
   if new_order:
     q, k, v = jnp.split(qkv.reshape(b, t, 3 * num_heads, -1), 3, axis=2)
   else:
     q, k, v = jnp.split(qkv.reshape(b, t, num_heads, -1), 3, axis=3)
-  return jax.nn.dot_product_attention(q, k, v).reshape(b, t, c)
+  return attention(q, k, v).reshape(b, t, c)
 
 
 class AttentionBlock(nn.Module):
@@ -198,7 +200,7 @@ class AttentionBlock(nn.Module):
 
   Attributes:
     num_heads: heads.
-    new_attention_order: of the channels of q, k, v; see `attention`.
+    new_attention_order: of the channels of q, k, v; see `qkv_attention`.
     dtype: of the computation; parameters are float32.
   """
 
@@ -212,6 +214,6 @@ class AttentionBlock(nn.Module):
     b, h, w, c = x.shape
     y = norm("norm", self.dtype)(x).reshape(b, h * w, c)
     qkv = linear(y, 3 * c, "qkv", dtype=self.dtype)
-    y = attention(qkv, self.num_heads, self.new_attention_order)
+    y = qkv_attention(qkv, self.num_heads, self.new_attention_order)
     y = linear(y, c, "proj_out", zero=True, dtype=self.dtype)
     return x + y.reshape(b, h, w, c)

@@ -9,7 +9,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nn.openai_blocks import attention, linear, norm
+from jaxgen.nn.openai_blocks import linear, norm, qkv_attention
 from jaxgen.nn.openai_unet import HalfUNet
 from jaxgen.types import Array
 
@@ -36,7 +36,7 @@ class AttentionPool(nn.Module):
       "positional_embedding", nn.initializers.normal(c**-0.5), shape
     )
     qkv = linear(x + positions[None], 3 * c, "qkv")
-    y = attention(qkv, self.num_heads, new_order=True)[:, 0]
+    y = qkv_attention(qkv, self.num_heads, new_order=True)[:, 0]
     return linear(y, self.features, "proj_out")
 
 

@@ -38,7 +38,7 @@ class HalfUNet(nn.Module):
     num_heads: heads of the attention.
     num_head_channels: channels per head, in place of `num_heads`.
     new_attention_order: order of the channels of q, k, v; see
-      `openai_blocks.attention`.
+      `openai_blocks.qkv_attention`.
     scale_shift_norm: the embedding scales and shifts; if False it is added.
     resblock_updown: residual blocks halve and double the size; if False
       convolutions do.

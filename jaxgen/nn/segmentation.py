@@ -240,14 +240,15 @@ def slide(
   window = jax.eval_shape(predict, x[:, :crop, :crop])
   total = jnp.zeros((*x.shape[:3], window.shape[-1]), window.dtype)
   count = np.zeros((h, w), np.float32)
-  for top in _starts(h, crop, stride):
-    for left in _starts(w, crop, stride):
+  for top in window_starts(h, crop, stride):
+    for left in window_starts(w, crop, stride):
       rows, columns = slice(top, top + crop), slice(left, left + crop)
       total = total.at[:, rows, columns].add(predict(x[:, rows, columns]))
       count[rows, columns] += 1
   return total / count[None, :, :, None]
 
 
-def _starts(length: int, crop: int, stride: int) -> list[int]:
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
+  """Where windows begin along a side: `stride` apart, the last at the end."""
   steps = -(-(length - crop) // stride)
   return [min(i * stride, length - crop) for i in range(steps + 1)]

@@ -12,50 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.layers import GroupNorm
 from jaxgen.nn.openai_blocks import linear
 from jaxgen.types import Array
-
-
-def attention(
-  q: Array,
-  k: Array,
-  v: Array,
-  query_chunk: int | None = None,
-  flash: bool = False,
-) -> Array:
-  """Multi-head attention: softmax(q k^T / sqrt(d)) v, the softmax in float32.
-
-  Args:
-    q: `[B, T, heads, d]`.
-    k: `[B, S, heads, d]`.
-    v: `[B, S, heads, d]`.
-    query_chunk: how many queries attend at a time, all if None. The matrix of
-      weights, which is what takes memory in large images, is then of
-      query_chunk x S in place of T x S.
-    flash: use cuDNN's attention, which holds no such matrix, where it exists:
-      in half precision, for d up to 128 that 8 divides. It needs a GPU.
-
-  Returns:
-    `[B, T, heads, d]`.
-
-  Raises:
-    ValueError: if a chunk has no queries.
-  """
-  if query_chunk is not None and query_chunk < 1:
-    raise ValueError(f"attention needs query_chunk >= 1, got {query_chunk}.")
-  d = q.shape[-1]
-  if flash and q.dtype.itemsize == 2 and d <= 128 and d % 8 == 0:
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-  if query_chunk is None or query_chunk >= q.shape[1]:
-    return jax.nn.dot_product_attention(q, k, v)
-
-  @jax.checkpoint  # else the chunks' matrices are kept for the backward pass
-  def one(q):  # [B, heads, d]
-    return jax.nn.dot_product_attention(q[:, None], k, v)[:, 0]
-
-  out = jax.lax.map(one, q.swapaxes(0, 1), batch_size=query_chunk)
-  return out.swapaxes(0, 1)
 
 
 class CrossAttention(nn.Module):
@@ -99,7 +59,9 @@ class CrossAttention(nn.Module):
       project(y, name=name).reshape(b, y.shape[1], self.num_heads, -1)
       for name, y in (("to_q", x), ("to_k", context), ("to_v", context))
     )
-    y = attention(q, k, v, self.query_chunk, self.flash).reshape(b, t, c)
+    y = attention(
+      q, k, v, query_chunk=self.query_chunk, flash=self.flash
+    ).reshape(b, t, c)
     return linear(y, c, "to_out", dtype=self.dtype)
 
 

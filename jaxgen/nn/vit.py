@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxgen.nn.attention import attention
 from jaxgen.nn.layers import Dropout, Initializer
 from jaxgen.types import Array
 
@@ -69,10 +70,32 @@ class RelativePositionBias(nn.Module):
     return table[relative_position_index(height, width)].transpose(2, 0, 1)
 
 
+def attention_weights(q: Array, k: Array, bias: Array | None) -> Array:
+  """softmax(q k^T / sqrt(d) + bias) over the keys, float32.
+
+  Args:
+    q: queries `[B, N, heads, d]`.
+    k: keys `[B, N, heads, d]`.
+    bias: `[1, heads, N, N]`, or None.
+
+  Returns:
+    `[B, heads, N, N]`, the query first.
+  """
+  q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+  if bias is not None:
+    logits = logits + bias.astype(jnp.float32)
+  return jax.nn.softmax(logits, axis=-1)
+
+
 class Attention(nn.Module):
   """Self-attention: softmax(q k^T / sqrt(d) + bias) v, then a dense layer.
 
   q and v have a bias, k has none. The softmax is taken in float32.
+
+  Where "intermediates" are mutable, as with `apply(..., mutable=
+  ["intermediates"])`, the weights of the sum, softmax(...), `[B, heads, N, N]`,
+  are computed once more and kept there as "weights".
 
   Attributes:
     num_heads: heads of d = C / num_heads channels.
@@ -102,7 +125,9 @@ class Attention(nn.Module):
     )
     if bias is not None:
       bias = bias[None]
-    y = jax.nn.dot_product_attention(q, k, v, bias=bias)
+    if self.is_mutable_collection("intermediates"):
+      self.sow("intermediates", "weights", attention_weights(q, k, bias))
+    y = attention(q, k, v, bias=bias)
     proj = nn.Dense(
       c,
       dtype=self.dtype,
@@ -212,11 +237,13 @@ class PatchEmbedding(nn.Module):
     patch_size: P.
     width: channels of a vector.
     dtype: of the computation; parameters are float32.
+    use_bias: whether one vector is added to all.
   """
 
   patch_size: int
   width: int
   dtype: DTypeLike = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -224,8 +251,10 @@ class PatchEmbedding(nn.Module):
     p = self.patch_size
     b, h, w, c = x.shape
     kernel = self.param("kernel", small_normal(), (p, p, c, self.width))
-    bias = self.param("bias", nn.initializers.zeros, (self.width,))
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(b, (h // p) * (w // p), p * p * c).astype(self.dtype)
     y = x @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
+    if not self.use_bias:
+      return y
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
     return y + bias.astype(self.dtype)[None, None]

@@ -3,7 +3,8 @@
 Clark et al. 2020, "ELECTRA", App. B; Bao et al. 2022, "BEiT", App. D.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,12 @@ from jaxgen.types import Array, PyTree
 
 Rate = float | Callable[[Array], Array]
 
-_EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed")
-_NOT_DECAYED = ("cls_token", "pos_embed")
+# BEiT-3's, in the second line: of them images' positions alone are not decayed.
+_EMBEDDINGS = (
+  *("cls_token", "mask_token", "pos_embed", "patch_embed"),
+  *("text_embed", "vision_positions", "text_positions"),
+)
+_NOT_DECAYED = ("cls_token", "pos_embed", "vision_positions")
 
 
 def rate_scales(params: PyTree, num_layers: int, decay: float) -> PyTree:
@@ -56,15 +61,21 @@ def rate_scales(params: PyTree, num_layers: int, decay: float) -> PyTree:
   return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def decayed(params: PyTree) -> PyTree:
+def decayed(params: PyTree, left_out: Collection[str] = _NOT_DECAYED) -> PyTree:
   """Which parameters weight decay acts on: neither vectors nor positions.
 
   Left out are those of one axis (biases, scales, gammas), the class token and
   absolute positions; the mask token and tables of relative positions are not.
+  The released code for segmentation leaves out those of one axis alone: it
+  looks for "cls_token" and "pos_embed" where the names begin with "backbone.".
+
+  Args:
+    params: of a network.
+    left_out: names of parameters, besides those of one axis.
   """
 
   def keep(path, leaf):
-    return jnp.ndim(leaf) > 1 and path[-1].key not in _NOT_DECAYED
+    return jnp.ndim(leaf) > 1 and path[-1].key not in left_out
 
   return jax.tree_util.tree_map_with_path(keep, params)
 
@@ -79,6 +90,7 @@ def layer_decay_adamw(
   b2: float = 0.999,
   eps: float = 1e-8,
   clip_norm: float | None = None,
+  left_out: Collection[str] = _NOT_DECAYED,
 ) -> optax.GradientTransformation:
   """AdamW (Loshchilov & Hutter 2019) with `rate_scales` and `decayed`.
 
@@ -91,7 +103,9 @@ def layer_decay_adamw(
     weight_decay: at a rate of 1.
     b1, b2, eps: Adam's.
     clip_norm: of the whole gradient, if it is clipped.
+    left_out: what is not decayed, see `decayed`.
   """
+  mask = partial(decayed, left_out=left_out)
 
   def scale(updates, state, params=None):
     del params
@@ -100,7 +114,7 @@ def layer_decay_adamw(
 
   steps = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   steps.append(
-    optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=decayed)
+    optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
   )
   steps.append(
     optax.GradientTransformation(lambda _: optax.EmptyState(), scale)
@@ -128,5 +142,38 @@ def warmed_up_cosine(
     up = rate * step / max(1, warmup - 1)
     down = cosine_between(step - warmup, rate, final, max(1, steps - warmup))
     return jnp.where(step < warmup, up, down)
+
+  return schedule
+
+
+def warmed_up_poly(
+  rate: float,
+  steps: int,
+  warmup: int,
+  warmup_ratio: float = 1e-6,
+  power: float = 1.0,
+  final: float = 0.0,
+) -> Callable[[Array], Array]:
+  """mmcv's polynomial schedule, which BEiT's segmentation is trained with.
+
+  final + (rate - final) (1 - i / steps)^power at step i = 0, 1, ...; for i <
+  warmup times 1 - (1 - i / warmup) (1 - warmup_ratio).
+
+  Args:
+    rate: the highest, but for the warm-up.
+    steps: after how many the rate is `final`.
+    warmup: steps of the warm-up; 0 for none.
+    warmup_ratio: the first step's share of its rate.
+    power: 1 is a straight line.
+    final: the lowest.
+  """
+
+  def schedule(step: Array) -> Array:
+    left = jnp.clip(1 - step / steps, 0.0, 1.0)
+    down = final + (rate - final) * left**power
+    lacking = jnp.clip(1 - step / max(1, warmup), 0.0, 1.0)
+    if not warmup:
+      return down
+    return down * (1 - lacking * (1 - warmup_ratio))
 
   return schedule

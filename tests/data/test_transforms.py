@@ -48,6 +48,22 @@ def test_areas_are_uniform_and_ratios_log_uniform():
     assert abs(share.mean() - 0.5) < 4 / np.sqrt(12 * len(share))
 
 
+@pytest.mark.parametrize(
+  ("shape", "mean", "std"),
+  [
+    ((28, 28), (4.505, 4.499, 19.0, 18.99), (4.246, 4.23, 5.409, 5.416)),
+    ((90, 210), (10.918, 69.3, 68.101, 71.295), (10.77, 41.81, 14.776, 19.217)),
+  ],
+)
+def test_the_originals_statistics(shape, mean, std):
+  """BEiT's released code, over 100,000 boxes: top, left, height, width."""
+  n = 4000
+  drawn = np.array(boxes(*shape, n=n))
+  error = 4 * np.array(std) / np.sqrt(n)
+  assert (np.abs(drawn.mean(0) - mean) < error).all()
+  assert np.abs(drawn.std(0) / std - 1).max() < 0.06
+
+
 def test_boxes_lie_within_images_of_any_shape():
   for shape in ((28, 28), (5, 100), (100, 5), (2, 3), (1, 1)):
     for top, left, h, w in boxes(*shape, n=100):

@@ -8,13 +8,13 @@ import pytest
 from random_openai import quick_jit
 
 from jaxgen.nn import spatial_transformer
+from jaxgen.nn.attention import attention
 from jaxgen.nn.ldm_unet import LDM_NETWORKS, UNet
 from jaxgen.nn.openai_blocks import AttentionBlock
 from jaxgen.nn.spatial_transformer import (
   CrossAttention,
   SpatialTransformer,
   TransformerBlock,
-  attention,
 )
 
 STORED = np.load(Path(__file__).parents[1] / "data/ldm_unet.npz")
@@ -182,7 +182,7 @@ def test_attention_in_chunks_is_the_same(chunk):
   q, k, v = normal(2, 10, 3, 8), normal(2, 7, 3, 8), normal(2, 7, 3, 8, seed=2)
 
   def loss(q, chunk):
-    out = attention(q, k, v, chunk)
+    out = attention(q, k, v, query_chunk=chunk)
     return jnp.sum(out**2), out
 
   run = quick_jit(jax.grad(loss, has_aux=True), static_argnums=1)
@@ -195,7 +195,7 @@ def test_chunks_hold_no_whole_matrix_of_weights():
   q = jax.ShapeDtypeStruct((1, 512, 1, 8), jnp.float32)
 
   def memory(chunk):
-    f = jax.jit(lambda q, k, v: attention(q, k, v, chunk))
+    f = jax.jit(lambda q, k, v: attention(q, k, v, query_chunk=chunk))
     return f.lower(q, q, q).compile().memory_analysis().temp_size_in_bytes
 
   assert memory(None) >= 4 * 512 * 512
@@ -219,20 +219,20 @@ def test_flash_attention_where_cudnn_has_it(monkeypatch):
   ):
     q = jnp.ones((1, 2, 1, dim), dtype)
     attention(q, q, q, flash=True)
-  assert asked == ["cudnn", "cudnn", None, None, None]
+  assert asked == ["cudnn", "cudnn"]
 
 
 def test_options_reach_every_transformer(monkeypatch):
   unet = TINY.clone(query_chunk=7, flash=True, transformer_depth=2)
   asked = []
 
-  def record(q, k, v, *options):
+  def record(q, k, v, **options):
     asked.append(options)
     return q
 
   monkeypatch.setattr(spatial_transformer, "attention", record)
   params = shapes(unet)
-  assert asked == [(7, True)] * len(asked)
+  assert asked == [{"query_chunk": 7, "flash": True}] * len(asked)
   assert len(asked) == 4 * 2 * 2  # transformers, blocks, attentions
   assert set(params["mid_attn_1"]) >= {"block_0", "block_1"}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from random_openai import quick_jit
 
-from jaxgen.nn.openai_blocks import Conv, ResBlock, attention
+from jaxgen.nn.openai_blocks import Conv, ResBlock, qkv_attention
 from jaxgen.nn.openai_classifier import CLASSIFIERS, Classifier
 from jaxgen.nn.openai_unet import ADM_NETWORKS, IDDPM_NETWORKS, UNet
 
@@ -112,9 +112,9 @@ def test_attention_orders_are_permutations_of_each_other():
   heads, dim = 2, 4
   old = qkv.reshape(2, 8, heads, 3, dim)  # [head][q|k|v][channel]
   new = old.transpose(0, 1, 3, 2, 4).reshape(qkv.shape)
-  want = attention(qkv, heads, new_order=False)
-  np.testing.assert_array_equal(attention(new, heads, new_order=True), want)
-  assert not np.allclose(attention(qkv, heads, new_order=True), want)
+  want = qkv_attention(qkv, heads, new_order=False)
+  np.testing.assert_array_equal(qkv_attention(new, heads, new_order=True), want)
+  assert not np.allclose(qkv_attention(qkv, heads, new_order=True), want)
 
   q, k, v = np.split(np.float64(old[0, :, 1]), 3, axis=1)  # the second head
   weights = np.exp(q[:, 0] @ k[:, 0].T / np.sqrt(dim))

@@ -1,5 +1,7 @@
 """BEiT's networks against transformers', with the same random weights."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +136,27 @@ def test_resized_positions():
     found = positions.resize_positions(old, (4, 6), new)
     np.testing.assert_allclose(found[:, 1:], want, atol=1e-5)
     np.testing.assert_array_equal(found[:, 0], old[:, 0])
+
+
+def test_attention_weights(tmp_path):
+  """Kept on request, of every block, with the same outputs; else not."""
+  config = transformers.BeitConfig(
+    **SIZES, use_relative_position_bias=True, attn_implementation="eager"
+  )
+  model = randomised(transformers.BeitForImageClassification(config))
+  backbone = TINY.clone(relative_positions="per_block", mask_token=False)
+  params = exchanged(model, Classifier(backbone, 5), tmp_path)
+  network = Classifier(backbone.clone(remat=True), 5)
+  want = model(PIXELS, output_attentions=True).attentions
+  kept_too = partial(network.apply, mutable=["intermediates"])
+  logits, kept = jax.jit(kept_too)({"params": params}, IMAGES)
+  found = kept["intermediates"]["backbone"]
+  assert len(want) == 3
+  for i, theirs in enumerate(want):
+    (ours,) = found[f"block_{i}"]["attn"]["weights"]
+    assert ours.shape == (2, 4, 17, 17)
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-5)
+  plain = jax.jit(network.apply)({"params": params}, IMAGES)
+  np.testing.assert_allclose(plain, logits, rtol=1e-5, atol=1e-5)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), IMAGES)
+  assert set(shapes) == {"params"}

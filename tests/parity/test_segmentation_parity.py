@@ -8,6 +8,7 @@ from jaxgen.convert import beit_segmentation
 from jaxgen.convert.state import read_safetensors
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.segmentation import Segmenter
+from jaxgen.training.segmentation_losses import segmentation_loss
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -85,3 +86,33 @@ def test_segmenter(tmp_path):
   logits, auxiliary = jax.jit(network.apply)(variables, x)
   close(logits, model.decode_head(maps))
   close(auxiliary, model.auxiliary_head(maps))
+
+
+def test_loss():
+  """Resized, summed over labelled pixels, divided by the number of all."""
+  rng = np.random.default_rng(0)
+  main = rng.standard_normal((2, 6, 4, 5), np.float32)
+  other = rng.standard_normal((2, 3, 2, 5), np.float32)
+  labels = rng.integers(0, 5, (2, 24, 16)).astype(np.uint8)
+  labels[:, :9] = 255
+
+  def theirs(logits):
+    x = torch.nn.functional.interpolate(
+      torch.from_numpy(logits.transpose(0, 3, 1, 2).copy()),
+      size=(24, 16),
+      mode="bilinear",
+      align_corners=False,
+    )
+    losses = torch.nn.functional.cross_entropy(
+      x, torch.from_numpy(labels).long(), reduction="none", ignore_index=255
+    )
+    right = (x.argmax(1).numpy() == labels)[labels != 255].mean()
+    return float(losses.mean()), right
+
+  loss, metrics = jax.jit(segmentation_loss)(main, other, labels, 0.4)
+  want, want_other = theirs(main), theirs(other)
+  np.testing.assert_allclose(loss, want[0] + 0.4 * want_other[0], rtol=1e-5)
+  found = [metrics["main"], metrics["accuracy"]]
+  np.testing.assert_allclose(found, want, rtol=1e-5)
+  found = [metrics["auxiliary"], metrics["auxiliary_accuracy"]]
+  np.testing.assert_allclose(found, want_other, rtol=1e-5)

@@ -11,6 +11,7 @@ from jaxgen.training.layer_decay import (
   layer_decay_adamw,
   rate_scales,
   warmed_up_cosine,
+  warmed_up_poly,
 )
 
 BACKBONE = Beit(8, 16, 3, 2, 32, absolute_positions=True)
@@ -57,6 +58,10 @@ def test_what_weight_decay_acts_on():
     assert acts[f"backbone/{name}"]
   for name in ("cls_token", "pos_embed", "block_0/gamma_1", "block_0/fc1/bias"):
     assert not acts[f"backbone/{name}"]
+  params = params_of(MaskedImageModel(BACKBONE, 8))
+  acts = flat(decayed(params, left_out=()))
+  for name, p in flat(params).items():
+    assert acts[name] == (p.ndim > 1)
 
 
 def test_steps_against_torch():
@@ -113,3 +118,25 @@ def test_schedule_is_the_released_list():
   )
   schedule = warmed_up_cosine(rate, final, warmup, steps)
   np.testing.assert_allclose(schedule(np.arange(steps)), listed, rtol=1e-4)
+
+
+def test_the_straight_line_and_its_warm_up():
+  """A line from 8 to 0 in 160; the first 40 steps are less, at first by 3/4."""
+  schedule = warmed_up_poly(8.0, 160, 40, warmup_ratio=0.25)
+  by_hand = {
+    0: 8 * 0.25,
+    10: 7.5 * (0.25 + 0.75 / 4),
+    20: 7 * (0.25 + 0.75 / 2),
+    39: 6.05 * (1 - 0.75 / 40),
+    40: 6,
+    80: 4,
+    120: 2,
+    160: 0,
+    200: 0,
+  }
+  steps = np.array(list(by_hand))
+  np.testing.assert_allclose(
+    schedule(steps), list(by_hand.values()), rtol=1e-5, atol=1e-6
+  )
+  plain = warmed_up_poly(8.0, 160, 0, power=2.0, final=4.0)
+  np.testing.assert_allclose(plain(np.array([0, 80, 160])), [8, 5, 4])

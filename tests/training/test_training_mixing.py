@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen import training
 from jaxgen.training.mixing import (
   cutmix_box,
   mix,
@@ -101,6 +102,19 @@ def test_one_of_the_two(monkeypatch):
   assert (own | other).all()
   np.testing.assert_array_equal(neither[0], IMAGES)
   np.testing.assert_allclose(neither[1], smooth_labels(LABELS, K, 0.1))
+
+
+def test_partners_are_those_of_the_whole_batch(monkeypatch):
+  """Also where each device holds a part of it."""
+  monkeypatch.setattr(jax.random, "beta", lambda key, a, b: a * 0 + 0.3)
+  mesh = training.make_mesh(devices=jax.devices()[:2])
+  batch = training.shard_batch(mesh, {"x": IMAGES, "y": LABELS})
+  assert len(batch["x"].devices()) == 2
+  run = jax.jit(lambda x, y: mix(KEYS[0], x, y, K, cutmix_alpha=0.0))
+  images, _ = run(batch["x"], batch["y"])
+  np.testing.assert_allclose(
+    images, 0.3 * IMAGES + 0.7 * IMAGES[::-1], atol=1e-6
+  )
 
 
 def test_without_either_labels_are_only_smoothed():

@@ -1,0 +1,135 @@
+"""Our side: the same cases in jaxgen, compiled."""
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from benchmarks import beit_cases as cases
+from benchmarks.beit_cases import Case
+from benchmarks.cases import weights
+from benchmarks.sd1_ours import matrix_peak
+from jaxgen import training
+from jaxgen.convert import beit
+from jaxgen.masked.objectives import masked_image_loss
+from jaxgen.nn.beit import Classifier, MaskedImageModel
+from jaxgen.training.layer_decay import layer_decay_adamw
+from jaxgen.types import PyTree
+
+
+def about(case: Case) -> dict[str, Any]:
+  """Versions, devices, FLOPs of a run, the device's measured peak, memory."""
+  stats = jax.devices()[0].memory_stats() or {}
+  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return {
+    "text": (
+      f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
+      f"{jax.devices()[0].device_kind}"
+    ),
+    "flops": flops(case),
+    "peak": matrix_peak(case.dtype),
+    "memory": stats.get("peak_bytes_in_use", 1024 * kilobytes),
+  }
+
+
+def network_of(case: Case) -> MaskedImageModel | Classifier:
+  """The network: shared biases in pre-training, else one table per block."""
+  dtype = jnp.dtype(case.dtype)
+  if case.kind == "pretrain":
+    return MaskedImageModel(case.backbone.clone(dtype=dtype), cases.NUM_TOKENS)
+  backbone = case.backbone.clone(
+    relative_positions="per_block", mask_token=False, dtype=dtype
+  )
+  return Classifier(backbone, cases.NUM_CLASSES)
+
+
+def shapes(case: Case) -> PyTree:
+  """Of the parameters."""
+  x = jnp.zeros((1, case.size, case.size, 3))
+  init = network_of(case).init
+  return jax.eval_shape(init, jax.random.key(0), x)["params"]
+
+
+def state(case: Case) -> dict[str, np.ndarray]:
+  """The weights of both sides, by the released files' names."""
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes(case))
+  empty = beit.to_original(zeros)
+  return weights({name: x.shape for name, x in empty.items()})
+
+
+def prepare(case: Case) -> Callable[[], Any]:
+  """A function that runs the case once, and returns what it computes."""
+  params = beit.from_original(state(case), network_of(case), case.size)
+  if case.kind == "forward":
+    x = jax.device_put(cases.images(case))
+    run = jax.jit(forward(case))
+    return lambda: jax.block_until_ready(run(params, x))
+  mesh = training.make_mesh()
+  step = train_step(case, mesh)
+  current = training.shard_state(mesh, first_state(params, case))
+  batch = training.shard_batch(mesh, batch_of(case))
+
+  def train() -> Any:
+    nonlocal current
+    current, metrics = step(current, batch)
+    return jax.block_until_ready(metrics["loss"])
+
+  return train
+
+
+def forward(case: Case) -> Callable[..., Any]:
+  """(params, images) -> logits."""
+  network: Any = network_of(case)
+  return lambda params, x: network.apply({"params": params}, x)
+
+
+def batch_of(case: Case) -> dict[str, np.ndarray]:
+  """What a pre-training step is given."""
+  return {
+    "image": cases.images(case),
+    "mask": cases.masks(case),
+    "tokens": cases.tokens(case),
+  }
+
+
+def make_optimizer(case: Case) -> Any:
+  """BEiT's AdamW with clipped gradients."""
+  return layer_decay_adamw(
+    cases.LR,
+    case.backbone.num_layers,
+    weight_decay=cases.WEIGHT_DECAY,
+    clip_norm=cases.CLIP_NORM,
+  )
+
+
+def first_state(params: PyTree, case: Case) -> training.TrainState:
+  """The state before the first step."""
+  return training.init_state(params, make_optimizer(case), jax.random.key(0))
+
+
+def train_step(case: Case, mesh: Any) -> training.TrainStep:
+  """The library's step, its average of parameters included."""
+  network: Any = network_of(case)
+
+  def loss_fn(params, key, batch):
+    logits = network.apply({"params": params}, batch["image"], batch["mask"])
+    return masked_image_loss(logits, batch["tokens"], batch["mask"])[0]
+
+  return training.make_train_step(
+    loss_fn, make_optimizer(case), training.constant_ema(0.999), mesh
+  )
+
+
+def flops(case: Case) -> float:
+  """Of one run, as XLA counts them."""
+  if case.kind == "forward":
+    lowered = jax.jit(forward(case)).lower(shapes(case), cases.images(case))
+  else:
+    start = jax.eval_shape(lambda p: first_state(p, case), shapes(case))
+    step: Any = train_step(case, training.make_mesh())
+    lowered = step.lower(start, batch_of(case))
+  return float((lowered.cost_analysis() or {}).get("flops", np.nan))

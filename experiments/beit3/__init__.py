@@ -1,0 +1,1 @@
+"""BEiT-3: Wang et al. 2023, https://arxiv.org/abs/2208.10442."""

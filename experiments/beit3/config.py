@@ -1,0 +1,375 @@
+"""BEiT-3's pre-training and retrieval (Wang et al. 2023, and released code).
+
+Fields marked "run" say how a run is carried out, not what is trained: they may
+change when a run is continued. How the released networks are fine-tuned for all
+tasks is in `recipes`.
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments.beit.config import check_schedule
+from experiments.beit3.recipes import RECIPES
+
+# Fields that say what the trunk is, by the names that `Beit3` has.
+TRUNK = (
+  *("patch_size", "width", "num_layers", "num_heads", "mlp_width"),
+  *("vocab_size", "shared_attention", "pair_layers", "sub_norm", "paper_init"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+  """Masked data modelling; the defaults are those of the paper's giant network.
+
+  A step sees three batches: images, texts, and pairs of both. The paper's are
+  of ImageNet-21k, 160 GB of text, and 21 million pairs of CC12M, CC3M, SBU,
+  COCO and Visual Genome; here they are of one data set with captions, drawn
+  apart, or of two.
+
+  Attributes:
+    name: of the experiment.
+    dataset: TFDS name of the pairs, with captions, and of the texts.
+    split: TFDS split of them.
+    image_dataset: TFDS name of the images alone; `dataset` if empty.
+    image_split: TFDS split of them.
+    image_size: height and width of the view that the network sees.
+    jitter: of brightness, contrast and saturation.
+    flip: random horizontal flips.
+    crop_area: the smallest share of an image that a random crop may have. The
+      paper says "random resized cropping" alone.
+    tokenizer: where the frozen image tokenizer is, for
+      `experiments.tokenizers`; the paper's is BEiT v2's.
+    spm: the published beit3.spm; if empty a tokenizer of the captions is
+      learnt.
+    max_length: tokens of a text, start and end included.
+    num_masked: patches to mask of an image, alone or in a pair: 40%.
+    min_block: smallest block of the mask, in patches.
+    text_share: of the tokens of a text alone to mask.
+    pair_share: of the tokens of a text with an image to mask.
+    patch_size: height and width of a patch.
+    width: channels of a token.
+    num_layers: blocks.
+    num_heads: of the attention.
+    mlp_width: channels between an expert's dense layers.
+    vocab_size: tokens of the text tokenizer, at least.
+    shared_attention: the paper's network; else the released one.
+    pair_layers: top blocks with an expert for pairs.
+    sub_norm: normalisations before the branches' last layers.
+    paper_init: the paper's initial weights; see `jaxgen.nn.beit3.Beit3`.
+    drop_path: rate of stochastic depth in the last block.
+    lr: highest rate of AdamW.
+    min_lr: the last rate; the paper says only "cosine".
+    warmup: steps in which the rate rises from 0.
+    decay_steps: the steps of the whole schedule.
+    weight_decay: AdamW's.
+    b2: AdamW's second beta; the first is 0.9.
+    eps: AdamW's epsilon.
+    clip_norm: of the whole gradient.
+    batch_size: of each of the three batches, over all devices.
+    seed: of initialisation, data order, views and masks.
+    steps: run: number of updates.
+    dtype: run: of the network's computation.
+    remat: run: recompute activations in the backward pass to save memory.
+    fsdp: run: devices that share one copy of the parameters.
+    workdir: run: where checkpoints go; runs/beit3-NAME by default.
+    data_dir: run: where TFDS keeps data sets; its own default if empty.
+    save_every: run: steps between checkpoints.
+    log_every: run: steps between lines of metrics.jsonl.
+    num_workers: run: processes that decode images.
+    smoke: run: shrink to a few steps of a tiny network, to see it run.
+  """
+
+  name: str = "giant"
+  dataset: str = "coco_captions"
+  split: str = "train+restval"
+  image_dataset: str = "imagenet2012"
+  image_split: str = "train"
+  image_size: int = 224
+  jitter: float = 0.4
+  flip: bool = True
+  crop_area: float = 0.2
+  tokenizer: str = ""
+  spm: str = ""
+  max_length: int = 64
+  num_masked: int = 102
+  min_block: int = 16
+  text_share: float = 0.15
+  pair_share: float = 0.5
+  patch_size: int = 14
+  width: int = 1408
+  num_layers: int = 40
+  num_heads: int = 16
+  mlp_width: int = 6144
+  vocab_size: int = 64010
+  shared_attention: bool = True
+  pair_layers: int = 3
+  sub_norm: bool = False
+  paper_init: bool = True
+  drop_path: float = 0.1
+  lr: float = 1e-3
+  min_lr: float = 0.0
+  warmup: int = 10_000
+  decay_steps: int = 1_000_000
+  weight_decay: float = 0.05
+  b2: float = 0.98
+  eps: float = 1e-6
+  clip_norm: float = 3.0
+  batch_size: int = 2048
+  seed: int = 0
+  steps: int = 1_000_000
+  dtype: str = "float32"
+  remat: bool = False
+  fsdp: int = 1
+  workdir: str = ""
+  data_dir: str = ""
+  save_every: int = 5000
+  log_every: int = 100
+  num_workers: int = 0
+  smoke: bool = False
+
+  def __post_init__(self):
+    """Refuses what cannot be trained.
+
+    Raises:
+      ValueError: a field is out of range, or two contradict each other.
+    """
+    _check(self)
+    if not 0 < self.num_masked < self.grid**2:
+      raise ValueError(
+        f"num_masked must lie in (0, {self.grid**2}), got {self.num_masked}"
+      )
+    for name in ("text_share", "pair_share"):
+      if not 0 < getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} must lie in (0, 1), got {getattr(self, name)}"
+        )
+
+  @property
+  def grid(self) -> int:
+    """Patches along a side of the image."""
+    return self.image_size // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+  """A dual encoder of images and captions, trained to tell pairs from others.
+
+  Attributes:
+    name: of the experiment.
+    dataset: TFDS name, with captions.
+    split: TFDS split to train on.
+    test_split: TFDS split to search in.
+    init: the trunk to start from: a workdir of `pretrain`, or a released .pth
+      file; from scratch if empty.
+    init_size: of the images that a released file was trained on.
+    image_size: height and width.
+    crop_area: the smallest share of an image that a random crop may have.
+    flip: random horizontal flips.
+    spm: the published beit3.spm; if empty the tokenizer of `init`, or else one
+      that is learnt from the captions.
+    max_length: tokens of a text, start and end included.
+    patch_size: height and width of a patch.
+    width: channels of a token.
+    num_layers: blocks.
+    num_heads: of the attention.
+    mlp_width: channels between an expert's dense layers.
+    vocab_size: tokens of the text tokenizer, at least.
+    shared_attention: the paper's network; else the released one.
+    pair_layers: top blocks with an expert for pairs, which is idle here.
+    sub_norm: normalisations before the branches' last layers.
+    paper_init: the paper's initial weights.
+    drop_path: rate of stochastic depth in the last block.
+    lr: highest rate of AdamW.
+    min_lr: the last rate.
+    warmup: steps in which the rate rises from 0.
+    decay_steps: the steps of the whole schedule.
+    layer_decay: of the rate, from each layer to the one below.
+    weight_decay: AdamW's.
+    b2: AdamW's second beta; the first is 0.9, epsilon 1e-8.
+    batch_size: over all devices; every pair is told from all others of it.
+    seed: of initialisation, data order and views.
+    steps: run: number of updates.
+    dtype: run: of the network's computation.
+    remat: run: recompute activations in the backward pass to save memory.
+    fsdp: run: devices that share one copy of the parameters.
+    workdir: run: where checkpoints go; runs/beit3-retrieval-NAME by default.
+    data_dir: run: where TFDS keeps data sets; its own default if empty.
+    save_every: run: steps between checkpoints.
+    log_every: run: steps between lines of metrics.jsonl.
+    num_workers: run: processes that decode images.
+    smoke: run: shrink to a few steps of a tiny network, to see it run.
+  """
+
+  name: str = "coco_base"
+  dataset: str = "coco_captions"
+  split: str = "train+restval"
+  test_split: str = "test"
+  init: str = ""
+  init_size: int = 224
+  image_size: int = 384
+  crop_area: float = 0.5
+  flip: bool = True
+  spm: str = ""
+  max_length: int = 64
+  patch_size: int = 16
+  width: int = 768
+  num_layers: int = 12
+  num_heads: int = 12
+  mlp_width: int = 3072
+  vocab_size: int = 64010
+  shared_attention: bool = False
+  pair_layers: int = 0
+  sub_norm: bool = True
+  paper_init: bool = False
+  drop_path: float = 0.2
+  lr: float = 2e-4
+  min_lr: float = 1e-6
+  warmup: int = 552
+  decay_steps: int = 2760
+  layer_decay: float = 0.65
+  weight_decay: float = 0.05
+  b2: float = 0.999
+  batch_size: int = 3072
+  seed: int = 0
+  steps: int = 2760
+  dtype: str = "float32"
+  remat: bool = False
+  fsdp: int = 1
+  workdir: str = ""
+  data_dir: str = ""
+  save_every: int = 1000
+  log_every: int = 100
+  num_workers: int = 0
+  smoke: bool = False
+
+  def __post_init__(self):
+    """Refuses what cannot be trained.
+
+    Raises:
+      ValueError: a field is out of range, or two contradict each other.
+    """
+    _check(self)
+
+
+def _check(config: Any) -> None:
+  check_schedule(config)
+  if config.image_size % config.patch_size:
+    raise ValueError(
+      "image_size must be a multiple of patch_size = "
+      f"{config.patch_size}, got {config.image_size}"
+    )
+  if config.dtype not in ("float32", "bfloat16"):
+    raise ValueError(f"dtype is float32 or bfloat16, got {config.dtype!r}")
+
+
+_LARGE: dict[str, Any] = {
+  "width": 1024,
+  "num_layers": 24,
+  "num_heads": 16,
+  "mlp_width": 4096,
+}
+_RELEASED: dict[str, Any] = {
+  "shared_attention": False,
+  "pair_layers": 0,
+  "sub_norm": True,
+  "patch_size": 16,
+  "num_masked": 78,
+}
+_SMALL: dict[str, Any] = {
+  "dataset": "openmoji/32",
+  "split": "train",
+  "image_size": 32,
+  "max_length": 16,
+  "patch_size": 8,
+  "width": 96,
+  "num_layers": 4,
+  "num_heads": 4,
+  "mlp_width": 384,
+  "vocab_size": 1024,
+  "paper_init": True,
+  "drop_path": 0.0,
+  "batch_size": 64,
+  "log_every": 10,
+}
+_SHORT: dict[str, Any] = {"warmup": 100, "decay_steps": 1500, "steps": 1500}
+
+# The paper's, and its recipe for the networks that were released, whose own is
+# not published.
+PRETRAININGS = {
+  "giant": Pretrain(),
+  "base": Pretrain(
+    "base",
+    **_RELEASED,
+    width=768,
+    num_layers=12,
+    num_heads=12,
+    mlp_width=3072,
+  ),
+  "large": Pretrain("large", **_RELEASED | _LARGE),
+  # Small enough for a CPU: 4 x 4 patches, 6 of them masked.
+  "openmoji32": Pretrain(
+    "openmoji32",
+    image_dataset="",
+    **_SMALL | _SHORT,
+    num_masked=6,
+    min_block=2,
+    shared_attention=True,
+    pair_layers=1,
+    sub_norm=True,
+    jitter=0.0,
+    save_every=500,
+  ),
+}
+
+
+# The Karpathy split's 113,287 images have five captions each.
+_COCO_PAIRS = 5 * 113_287
+
+
+def _coco(size: str, **changes: Any) -> Retrieval:
+  recipe = RECIPES[f"coco_retrieval_{size}"]
+  epoch = _COCO_PAIRS // recipe.batch_size
+  fields = ("lr", "batch_size", "layer_decay", "drop_path", "weight_decay")
+  return Retrieval(
+    f"coco_{size}",
+    **{name: getattr(recipe, name) for name in fields},
+    warmup=recipe.warmup * epoch,
+    decay_steps=recipe.epochs * epoch,
+    steps=recipe.epochs * epoch,
+    **changes,
+  )
+
+
+RETRIEVALS = {
+  "coco_base": _coco("base"),
+  "coco_large": _coco("large", **_LARGE),
+  # Small enough for a CPU.
+  "openmoji32": Retrieval(
+    "openmoji32",
+    **_SMALL | _SHORT,
+    crop_area=0.8,
+    shared_attention=True,
+    pair_layers=1,
+    lr=1e-3,
+    layer_decay=0.9,
+    save_every=500,
+  ),
+}
+
+
+def smoke(config: Any) -> Any:
+  """The same experiment, shrunk to seconds."""
+  return dataclasses.replace(
+    config,
+    width=32,
+    num_layers=2,
+    num_heads=2,
+    mlp_width=64,
+    warmup=2,
+    decay_steps=6,
+    steps=6,
+    batch_size=16,
+    save_every=3,
+    log_every=1,
+  )

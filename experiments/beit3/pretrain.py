@@ -1,0 +1,183 @@
+"""Pre-trains BEiT-3: masked data modelling of images, texts and pairs.
+
+  python -m experiments.beit3.pretrain giant --tokenizer VQKD --spm beit3.spm \\
+    --dtype bfloat16 --remat --fsdp 8
+  python -m experiments.dvae.train openmoji64
+  python -m experiments.beit3.pretrain openmoji32 \\
+    --tokenizer runs/dvae-openmoji64
+
+The same command continues a run that was stopped or killed. The paper's giant
+network saw a million batches of 6,144; its code, its weights and most of its
+data are not public; not run here. The released base and large networks were
+trained on other data, by a recipe that is not published.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments import tokenizers
+from experiments.beit3 import config as configs
+from experiments.beit3 import model
+from experiments.beit3.batches import (
+  Pairs,
+  pretraining_batches,
+  read_tokenizer,
+)
+from experiments.beit3.config import Pretrain
+from experiments.cli import command_line
+from experiments.fitting import fit
+from experiments.tokenizers import Tokenizer
+from jaxgen import training
+from jaxgen.data.sentencepiece import PAD_TOKEN
+from jaxgen.masked import masked_data_loss
+from jaxgen.nn.beit3_tasks import MaskedDataModel
+from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
+from jaxgen.types import Array, Key, PyTree
+
+KEEP = (
+  *("image_image", "image_second", "image_mask"),
+  *("text_tokens", "text_masked", "text_word_mask"),
+  *("pair_image", "pair_second", "pair_mask"),
+  *("pair_tokens", "pair_masked", "pair_word_mask"),
+)
+
+
+def train(config: Pretrain) -> Path:
+  """Trains to `config.steps` from the newest checkpoint in the workdir.
+
+  Returns:
+    The workdir, with checkpoints/, tokenizer.json, metrics.jsonl and loss.png.
+  """
+  training.initialize_distributed()
+  config = configs.smoke(config) if config.smoke else config
+  workdir = Path(config.workdir or f"runs/beit3-{config.name}")
+  visual = load_tokenizer(config)
+  pairs = Pairs(config, config.split)
+  text = read_tokenizer(config, workdir, pairs)
+  size = visual.factor * config.grid
+  return fit(
+    config,
+    "beit3_pretrain",
+    workdir,
+    partial(init_state, config, visual),
+    partial(make_step, config, visual),
+    keep=KEEP,
+    batches=lambda config: pretraining_batches(config, pairs, text, size),
+  )
+
+
+def load_tokenizer(config: Pretrain) -> Tokenizer:
+  """The frozen image tokenizer.
+
+  Raises:
+    ValueError: none is named, or it is of grey images.
+  """
+  if not config.tokenizer:
+    raise ValueError(
+      "pre-training needs --tokenizer, such as a workdir of experiments.dvae; "
+      "see experiments/tokenizers.py"
+    )
+  tokenizer = tokenizers.load(config.tokenizer)
+  if tokenizer.channels != 3:
+    raise ValueError(
+      f"the tokenizer takes images of {tokenizer.channels} channels, not 3"
+    )
+  return tokenizer
+
+
+def make_optimizer(config: Pretrain) -> optax.GradientTransformation:
+  """AdamW, its gradient clipped, one rate for all layers."""
+  rate = warmed_up_cosine(
+    config.lr, config.min_lr, config.warmup, config.decay_steps
+  )
+  return layer_decay_adamw(
+    rate,
+    config.num_layers,
+    weight_decay=config.weight_decay,
+    b2=config.b2,
+    eps=config.eps,
+    clip_norm=config.clip_norm,
+  )
+
+
+def init_state(
+  config: Pretrain, visual: Tokenizer, key: Key, run_key: Key
+) -> training.TrainState:
+  """The state before the first step; it holds nothing of the tokenizer."""
+  network = MaskedDataModel(model.make_trunk(config), visual.vocabulary)
+  x = jnp.zeros((1, *[config.image_size] * 2, 3))
+  tokens = jnp.zeros((1, config.max_length), int)
+  params = jax.jit(network.init)(key, x, tokens)["params"]
+  return training.init_state(params, make_optimizer(config), run_key)
+
+
+def make_step(
+  config: Pretrain, visual: Tokenizer, mesh: Mesh
+) -> training.TrainStep:
+  """The jitted step `(state, batch) -> (state, metrics)`.
+
+  The tokenizer's parameters are arguments of it, and no constants.
+  """
+  # No average: decay 0 leaves the parameters themselves.
+  step = training.make_train_step(
+    make_loss(config, visual),
+    make_optimizer(config),
+    training.constant_ema(0.0),
+    mesh,
+  )
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  frozen = {"tokenizer": jax.device_put(visual.params, everywhere)}
+  return lambda state, batch: step(state, batch | frozen)
+
+
+def make_loss(
+  config: Pretrain, visual: Tokenizer
+) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
+  """The sum of `masked_data_loss` of images, of texts and of pairs.
+
+  Returns:
+    (params, key, batch) -> (loss, metrics), those of `masked_data_loss` after
+    "image_", "text_" or "pair_". A batch has the arrays of `KEEP`, and the
+    `tokenizer`'s parameters.
+  """
+  network = MaskedDataModel(model.make_trunk(config), visual.vocabulary)
+
+  def loss_fn(params: PyTree, key: Key, batch: Any):
+    total, metrics = jnp.zeros(()), dict[str, Array]()
+    for number, kind in enumerate(("image", "text", "pair")):
+      of = lambda name, kind=kind: batch.get(f"{kind}_{name}")
+      x, tokens = of("image"), of("tokens")
+      logits: Any = network.apply(
+        {"params": params},
+        x,
+        of("masked"),
+        None if tokens is None else tokens == PAD_TOKEN,
+        patch_mask=of("mask"),
+        deterministic=False,
+        rngs={"drop_path": jax.random.fold_in(key, number)},
+      )
+      image = text = None
+      if x is not None:
+        codes = visual.encode(batch["tokenizer"], of("second"))
+        image = (logits[0], codes, of("mask"))
+      if tokens is not None:
+        text = (logits[1], tokens, of("word_mask"))
+      loss, found = masked_data_loss(image, text)
+      total += loss
+      metrics |= {f"{kind}_{name}": value for name, value in found.items()}
+    return total, metrics
+
+  return loss_fn
+
+
+if __name__ == "__main__":
+  named = {name: (name, c) for name, c in configs.PRETRAININGS.items()}
+  command_line(lambda: train(tyro.extras.overridable_config_cli(named)))

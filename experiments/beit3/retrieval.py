@@ -1,0 +1,226 @@
+"""Trains a dual encoder of images and captions, and searches with it.
+
+  python -m experiments.beit3.retrieval coco_base --dtype bfloat16 \\
+    --init beit3_base_itc_patch16_224.pth --spm beit3.spm
+  python -m experiments.beit3.retrieval openmoji32
+  python -m experiments.beit3.retrieval openmoji32 \\
+    --init runs/beit3-openmoji32 --workdir runs/retrieval-pretrained
+
+The same command continues a run that was stopped or killed. At the end the test
+split is searched: TR@k is the share of images of which one of the k nearest
+texts is theirs, IR@k that of texts. COCO, 5,000 images: the released networks
+have TR@1 79.1 and IR@1 61.4 (base), 82.1 and 63.4 (large); not run here.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from jax.sharding import Mesh
+
+from experiments import results
+from experiments.beit3 import config as configs
+from experiments.beit3 import model
+from experiments.beit3.batches import (
+  Pairs,
+  read_tokenizer,
+  retrieval_batches,
+)
+from experiments.beit3.config import Retrieval
+from experiments.cli import command_line
+from experiments.fitting import fit
+from experiments.models import restore_run
+from experiments.results import Claim, Result, Row
+from jaxgen import data, training
+from jaxgen.data.sentencepiece import PAD_TOKEN
+from jaxgen.data.transforms import Box, render
+from jaxgen.masked import contrastive_loss, retrieval_recalls
+from jaxgen.nn.beit3_tasks import Retrieval as DualEncoder
+from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
+from jaxgen.types import Array, Key, PyTree
+
+TITLE = "BEiT-3 retrieval (released README)"
+COLUMNS = ("TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
+_COMMAND = "python -m experiments.beit3.retrieval"
+ROWS = (
+  Row("base", {"TR@1": "79.1", "IR@1": "61.4"}, f"{_COMMAND} coco_base"),
+  Row("large", {"TR@1": "82.1", "IR@1": "63.4"}, f"{_COMMAND} coco_large"),
+  Row("from scratch", {}, f"{_COMMAND} openmoji32"),
+  Row("pre-trained", {}, f"{_COMMAND} openmoji32 --init RUN"),
+)
+CLAIMS = tuple(
+  Claim(
+    f"masked data modelling helps retrieval ({column})",
+    ("from scratch", column),
+    ("pre-trained", column),
+  )
+  for column in ("TR@1", "IR@1", "TR@10", "IR@10")
+)
+
+
+def train(config: Retrieval) -> Path:
+  """Trains to `config.steps`, then searches the test split.
+
+  Returns:
+    The workdir, with checkpoints/, tokenizer.json, metrics.jsonl, loss.png and
+    a result file.
+  """
+  timer = results.Timer()
+  training.initialize_distributed()
+  config = configs.smoke(config) if config.smoke else config
+  workdir = Path(config.workdir or f"runs/beit3-retrieval-{config.name}")
+  pairs = Pairs(config, config.split)
+  other = Path(config.init) if model.is_run(config.init) else None
+  tokenizer = read_tokenizer(config, workdir, pairs, other)
+  fit(
+    config,
+    "beit3_retrieval",
+    workdir,
+    partial(init_state, config),
+    partial(make_step, config),
+    keep=("image", "tokens"),
+    batches=lambda config: retrieval_batches(config, pairs, tokenizer),
+  )
+  if jax.process_count() == 1:
+    result = measure(workdir, timer)
+    print(f"saved: {results.save(result, workdir)}")
+    print(", ".join(f"{name} {cell}" for name, cell in result.ours.items()))
+  return workdir
+
+
+def make_optimizer(config: Retrieval) -> optax.GradientTransformation:
+  """AdamW with smaller rates for earlier layers."""
+  rate = warmed_up_cosine(
+    config.lr, config.min_lr, config.warmup, config.decay_steps
+  )
+  return layer_decay_adamw(
+    rate,
+    config.num_layers,
+    decay=config.layer_decay,
+    weight_decay=config.weight_decay,
+    b2=config.b2,
+  )
+
+
+def init_state(
+  config: Retrieval, key: Key, run_key: Key
+) -> training.TrainState:
+  """The state before the first step."""
+  params = model.init_dual_encoder(config, key)
+  return training.init_state(params, make_optimizer(config), run_key)
+
+
+def make_step(config: Retrieval, mesh: Mesh) -> training.TrainStep:
+  """The jitted step `(state, batch) -> (state, metrics)`."""
+  return training.make_train_step(
+    make_loss(config),
+    make_optimizer(config),
+    training.constant_ema(0.0),
+    mesh,
+  )
+
+
+def make_loss(
+  config: Retrieval,
+) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
+  """`contrastive_loss` over the global batch; also logs the scale."""
+  network = DualEncoder(model.make_trunk(config))
+
+  def loss_fn(params: PyTree, key: Key, batch: Any):
+    tokens = batch["tokens"]
+    found: Any = network.apply(
+      {"params": params},
+      batch["image"],
+      tokens,
+      tokens == PAD_TOKEN,
+      deterministic=False,
+      rngs={"drop_path": key},
+    )
+    images, texts, scale = found
+    loss, metrics = contrastive_loss(images, texts, scale)
+    return loss, metrics | {"scale": scale}
+
+  return loss_fn
+
+
+def search(
+  config: Retrieval,
+  params: PyTree,
+  tokenizer: data.TextTokenizer,
+  batch_size: int = 64,
+) -> tuple[dict[str, float], int, int]:
+  """Recalls in the test split, and how many images and texts it has.
+
+  Images are scaled to the network's size, not cropped, as in the original.
+  """
+  network = DualEncoder(model.make_trunk(config))
+  pairs = Pairs(config, config.test_split)
+  apply = partial(network.apply, {"params": params})
+  of_images = jax.jit(lambda x: apply(x, method="of_images"))
+  of_texts = jax.jit(lambda t: apply(t, t == PAD_TOKEN, method="of_texts"))
+
+  def whole(example: dict[str, Any]) -> dict[str, Any]:
+    image = example["image"]
+    height, width, _ = image.shape
+    box = Box(0, 0, height, width)
+    return {"image": render(image, box, config.image_size)}
+
+  images = [
+    np.asarray(of_images(batch["image"]))[batch["mask"]]
+    for batch in data.eval_batches(pairs, batch_size, None, transform=whole)
+  ]
+  captions = list(pairs.texts())
+  partners = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
+  tokens = tokenizer([text for texts in captions for text in texts])
+  vectors = []
+  for start in range(0, len(tokens), batch_size):
+    part = tokens[start : start + batch_size]
+    filled = np.resize(part, (batch_size, part.shape[1]))
+    vectors.append(np.asarray(of_texts(filled))[: len(part)])
+  found = retrieval_recalls(
+    jnp.asarray(np.concatenate(images)),
+    jnp.asarray(np.concatenate(vectors)),
+    jnp.asarray(partners),
+  )
+  recalls = {name: float(share) for name, share in found.items()}
+  return recalls, len(captions), len(tokens)
+
+
+def measure(workdir: Path, timer: results.Timer) -> Result:
+  """The result of a run, in the row that it belongs to."""
+  config, params = restore_run(workdir, Retrieval)
+  tokenizer = data.load_tokenizer(workdir / "tokenizer.json")
+  recalls, images, texts = search(config, params, tokenizer)
+  names = {"TR": "text_recall", "IR": "image_recall"}
+  values = {}
+  for column in COLUMNS:
+    kind, k = column.split("@")
+    values[column] = 100 * recalls[f"{names[kind]}_{k}"]
+  row = config.name.removeprefix("coco_")
+  if row not in ("base", "large"):
+    row = "pre-trained" if config.init else "from scratch"
+  fields = dataclasses.asdict(config)
+  fields["init"] = Path(config.init).name
+  fields["spm"] = Path(config.spm).name
+  return Result(
+    TITLE,
+    row,
+    {name: f"{value:.1f}" for name, value in values.items()},
+    values,
+    fields,
+    f"{config.steps} steps of {config.batch_size}; {images} images and {texts} "
+    f"texts of {config.test_split}",
+    timer.seconds(),
+  )
+
+
+if __name__ == "__main__":
+  named = {name: (name, c) for name, c in configs.RETRIEVALS.items()}
+  command_line(lambda: train(tyro.extras.overridable_config_cli(named)))
