@@ -79,10 +79,10 @@ CLAIMS = (
   ),
 )
 NOTE = """
-The paper's numbers are of BEiT-B on ImageNet-1k and no yardstick here; it has
-no curve over labels. A seed draws weights, masks, views and the labels that are
-used; all seeds share one tokenizer. The probe's block is chosen by the images
-that it is judged by, for both networks.
+The paper's numbers are of BEiT-B on ImageNet-1k and no yardstick here. It has
+no curve over labels: claims of fewer than all are ours. A seed draws weights,
+masks, views and the labels that are used; all seeds share one tokenizer. The
+probe's block is chosen by the images that it is judged by, for both networks.
 """
 
 

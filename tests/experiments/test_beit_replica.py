@@ -43,7 +43,7 @@ def test_claims_are_judged_over_all_seeds():
   helps = "pre-training helps: fine-tuned,"
   assert f"{helps} 50 labels: mnist5k: **seen** (60, 64 against 80, 82)" in text
   assert f"{helps} all labels: mnist5k: **not seen** (95, 96 again" in text
-  assert f"{helps} 200 labels: not run" in text
+  assert f"{helps} 500 labels: not run" in text
   assert "helps: linear probe, all labels: mnist5k: **seen**" in text
   assert "50 labels than with all: mnist5k: **seen** (1, -1 against 2" in text
 
