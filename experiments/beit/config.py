@@ -259,11 +259,11 @@ SMALL = {
     num_heads=4,
     mlp_width=256,
     warmup=100,
-    decay_steps=1000,
-    steps=1000,
+    decay_steps=2000,
+    steps=2000,
     save_every=500,
     log_every=10,
-    **_SMALL,
+    **_SMALL | {"batch_size": 32},
   ),
   # About ten minutes on one GPU: 8 x 8 tokens, 26 of them masked.
   "openmoji64": Pretrain(
