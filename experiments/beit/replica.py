@@ -83,6 +83,8 @@ The paper's numbers are of BEiT-B on ImageNet-1k and no yardstick here. It has
 no curve over labels: claims of fewer than all are ours. A seed draws weights,
 masks, views and the labels that are used; all seeds share one tokenizer. The
 probe's block is chosen by the images that it is judged by, for both networks.
+Fine-tuning is as short from scratch, which is then far from done: pre-training
+is compared at equal work with labels, and its own work is not counted.
 """
 
 
