@@ -183,12 +183,6 @@ def _read_zip(file: BinaryIO, script: bool) -> _Content:
   if len(infos) < len(archive.infolist()):
     # Two readers could see two different files in it.
     raise ValueError("its archive has two records of one name")
-  for name, info in infos.items():
-    if info.compress_type != zipfile.ZIP_STORED:
-      raise ValueError(f"its record {name} is compressed")
-  # PyTorch does not compress: records that do not share bytes fit the file.
-  if sum(info.file_size for info in infos.values()) > length:
-    raise ValueError("the records of its archive are larger than the file")
 
   def record(name: str) -> bytes:
     if name not in infos:
@@ -202,6 +196,18 @@ def _read_zip(file: BinaryIO, script: bool) -> _Content:
   root = roots[0]
   if f"{root}/constants.pkl" in infos and not script:
     raise ValueError("it is a TorchScript program, not a saved object")
+  # The code of a program is compressed, and not read.
+  infos = {
+    name: info
+    for name, info in infos.items()
+    if not (script and name.startswith(f"{root}/code/"))
+  }
+  for name, info in infos.items():
+    if info.compress_type != zipfile.ZIP_STORED:
+      raise ValueError(f"its record {name} is compressed")
+  # PyTorch does not compress: records that do not share bytes fit the file.
+  if sum(info.file_size for info in infos.values()) > length:
+    raise ValueError("the records of its archive are larger than the file")
   if f"{root}/byteorder" in infos:
     order = record(f"{root}/byteorder")
     if order != b"little":

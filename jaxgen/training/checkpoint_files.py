@@ -74,14 +74,15 @@ def start_writing_state(
   checkpointer.save(directory / "arrays", ocp.args.Composite(**items))
 
 
-def _one_copy(x: jax.Array) -> jax.Array:
+def _one_copy(x: Any) -> Any:
   """Of an array that every device has whole, the first one's.
 
   Orbax would cut it into a slice for each device, thousands of operations.
   Several processes keep theirs, as a part of a global array.
   """
-  alone = jax.process_count() == 1 and x.is_fully_replicated
-  return x.addressable_data(0) if alone else x
+  if not isinstance(x, jax.Array) or jax.process_count() > 1:
+    return x
+  return x.addressable_data(0) if x.is_fully_replicated else x
 
 
 def read_state(directory: Path, like: TrainState) -> TrainState:

@@ -69,13 +69,20 @@ def whole():
 
 
 def assert_same(images, whole, first):
-  """Noise bit for bit, images but for what a compiler may reorder."""
+  """Noise bit for bit, images but for what a compiler may reorder.
+
+  Which is multiplied by sigma where EDM begins, 80.
+  """
   for name, want in whole.items():
     want = want[first : first + len(images[name])]
     if name == "noise":
       np.testing.assert_array_equal(images[name], want)
     np.testing.assert_allclose(
-      images[name], want, rtol=1e-5, atol=2e-5, err_msg=name
+      images[name],
+      want,
+      rtol=1e-5,
+      atol=2e-4 if name == "edm-heun" else 2e-5,
+      err_msg=name,
     )
 
 

@@ -31,14 +31,6 @@ from jaxgen.nn.norm_ema import Codebook
 from jaxgen.nn.vqkd import VQKDS
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """A smoke run, with a checkpoint at the end alone."""

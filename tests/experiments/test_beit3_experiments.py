@@ -32,14 +32,6 @@ COMMANDS = json.loads(
 SPM = str(Path(__file__).parents[1] / "data/small.spm")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c["model"])
 def test_recipes_are_the_published_commands(command):
   size = command["model"].split("_")[1]

@@ -57,12 +57,10 @@ def quick_compilation():
   make_mesh, one = training.make_mesh, jax.devices()[:1]
   patch = pytest.MonkeyPatch()
   patch.setattr(
-    training, "make_mesh", lambda fsdp=1: make_mesh(fsdp=fsdp, devices=one)
+    training, "make_mesh", lambda **axes: make_mesh(**axes, devices=one)
   )
   patch.setattr(fitting, "plot_loss", lambda metrics, path: None)
-  jax.config.update("jax_disable_most_optimizations", True)
   yield
-  jax.config.update("jax_disable_most_optimizations", False)
   patch.undo()
 
 

@@ -175,9 +175,9 @@ def test_few_labels_fill_a_batch():
   """20 of mnist5k's digits, two of each, over and over."""
   config = dataclasses.replace(FINETUNES["mnist5k"], labels=20)
   source = labelled(config)
-  assert len(source) == 80  # four times 20 for batches of 64
+  assert len(source) == 40  # twice 20 for batches of 32
   seen = [source[i] for i in range(len(source))]
-  assert np.bincount([s["label"] for s in seen]).tolist() == [8] * 10
+  assert np.bincount([s["label"] for s in seen]).tolist() == [4] * 10
   assert len({s["image"].tobytes() for s in seen}) == 20
   again = labelled(config)
   np.testing.assert_array_equal(again[7]["image"], seen[7]["image"])

@@ -13,14 +13,6 @@ from experiments.beit import config, model, replica, replica_figures
 from experiments.tokenizers import Tokenizer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def fake_results():
   """Two seeds, in which pre-training wins but with all labels."""
   tops = {

@@ -22,9 +22,9 @@ from experiments.beit import (
   table7,
 )
 from experiments.beit.config import CONFIGS as pretrain_configs
+from experiments.beit.config import PLUS
 from experiments.beit.segment_config import (
   CONFIGS,
-  MNIST,
   PUBLISHED,
   Config,
   smoke,
@@ -41,8 +41,10 @@ make_mesh = training.make_mesh
 DATA = Path(__file__).parents[1] / "data"
 RELEASED = json.loads((DATA / "segmentation_configs.json").read_text())
 # A pre-training of the smoke run's network and images.
+# Digits with the released networks' biases in the place of positions.
 PRETRAIN = dataclasses.replace(
   pretrain_configs["mnist5k"],
+  **PLUS,
   image_size=16,
   num_masked=4,
   width=16,
@@ -50,14 +52,9 @@ PRETRAIN = dataclasses.replace(
   num_heads=2,
   mlp_width=32,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+MNIST = dataclasses.replace(
+  CONFIGS["mnist5k_seg"], **PLUS | {"relative_positions": "per_block"}
+)
 
 
 def on_one_device(**kwargs):

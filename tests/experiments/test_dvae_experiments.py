@@ -18,14 +18,6 @@ from jaxgen.convert import dalle_dvae
 from jaxgen.nn import dvae
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """A smoke run, as the command line makes it."""

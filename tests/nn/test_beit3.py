@@ -83,14 +83,6 @@ def test_the_papers_giant():
   assert round(total / 1e9, 1) == 1.9
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=["released", "papers"])
 def masked_model(request):
   """A network, its parameters and its compiled call."""

@@ -93,14 +93,6 @@ def test_parameter_counts_of_dino(name, number):
   assert count(shapes(network, 224)) == number - keys
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def variables():
   """Random parameters of the tiny tokenizer."""

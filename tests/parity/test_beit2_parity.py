@@ -77,14 +77,6 @@ def test_the_codebook():
     close(book.usage, STORED["ema_usage"][i], 1e-6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def tokenizer():
   """Parameters and codebook."""

@@ -41,14 +41,6 @@ TOKENS, PADDING = STORED["tokens"], STORED["padding"]
 MARKS = {"start": 0, "pad": 1, "end": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def original_state(name):
   shapes = [tuple(s[s > 0].tolist()) for s in STORED[f"{name}_shapes"]]
   names = STORED[f"{name}_names"].tolist()

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from seeded_weights import seeded_state
 
 from experiments.beit import finetune, model, pretrain
@@ -36,14 +35,6 @@ TINY = {
   "steps": 8,
   "weight_decay": 0.5,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def start(kind):

@@ -16,14 +16,6 @@ STORED = np.load(Path(__file__).parents[1] / "data/discrete_vae.npz")
 KL_WEIGHT, TAU = 0.01, 0.8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def state():
   shapes = [tuple(s[s > 0].tolist()) for s in STORED["shapes"]]
