@@ -224,6 +224,7 @@ def test_two_processes_of_four_devices_train_and_sample_as_one(tmp_path):
     "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
     "JAX_COORDINATOR_ADDRESS": address,
     "JAX_NUM_PROCESSES": "2",
+    "PYTHONPATH": str(Path(__file__).parents[2]),
   }
   processes = [
     subprocess.Popen(
