@@ -3,6 +3,25 @@
 from typing import Any
 
 
+def check_counts(config: Any, *counts: str) -> None:
+  """Refuses counts below 1, and a learning rate that is not positive.
+
+  Args:
+    config: of an experiment.
+    *counts: fields that count something, besides those that all trainings have.
+
+  Raises:
+    ValueError: a field is out of range.
+  """
+  for name in ("batch_size", "steps", "save_every", "log_every", *counts):
+    if getattr(config, name) < 1:
+      raise ValueError(
+        f"{name} must be at least 1, got {getattr(config, name)}"
+      )
+  if not config.lr > 0:
+    raise ValueError(f"lr must be positive, got {config.lr}")
+
+
 def check_run(config: Any, *counts: str) -> None:
   """Refuses fields that all trainings have where they are out of range.
 
@@ -16,13 +35,7 @@ def check_run(config: Any, *counts: str) -> None:
   Raises:
     ValueError: a field is out of range, or two contradict each other.
   """
-  for name in ("batch_size", "steps", "save_every", "log_every", *counts):
-    if getattr(config, name) < 1:
-      raise ValueError(
-        f"{name} must be at least 1, got {getattr(config, name)}"
-      )
-  if not config.lr > 0:
-    raise ValueError(f"lr must be positive, got {config.lr}")
+  check_counts(config, *counts)
   dropout = getattr(config, "dropout", None)
   if dropout is not None and not 0 <= dropout < 1:
     raise ValueError(f"dropout must lie in [0, 1), got {dropout}")

@@ -8,6 +8,8 @@ their own: `finetune_config` and `probe_config`.
 import dataclasses
 from typing import Any, Literal
 
+from experiments.checks import check_counts
+
 # The fields that say what the backbone is.
 BACKBONE = (
   "patch_size",
@@ -155,19 +157,17 @@ class Pretrain:
     return self.image_size // self.patch_size
 
 
-def check_schedule(config: Any) -> None:
-  """What the configurations of all three trainings ask of their schedule.
+def check_schedule(config: Any, *counts: str) -> None:
+  """What the configurations of all BEiTs' trainings ask of their schedule.
+
+  Args:
+    config: of a training.
+    *counts: further fields that count something.
 
   Raises:
     ValueError: a field is out of range, or two contradict each other.
   """
-  for name in ("batch_size", "steps", "decay_steps", "save_every", "log_every"):
-    if getattr(config, name) < 1:
-      raise ValueError(
-        f"{name} must be at least 1, got {getattr(config, name)}"
-      )
-  if not config.lr > 0:
-    raise ValueError(f"lr must be positive, got {config.lr}")
+  check_counts(config, "decay_steps", *counts)
   if config.decay_steps < config.steps:
     raise ValueError(
       f"the learning rate's schedule ends at decay_steps = "

@@ -90,11 +90,7 @@ class Probe:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    check_schedule(self)
-    if self.epoch_steps < 1:
-      raise ValueError(
-        f"epoch_steps must be at least 1, got {self.epoch_steps}"
-      )
+    check_schedule(self, "epoch_steps")
     if self.labels < 0:
       raise ValueError(f"labels must be at least 0, got {self.labels}")
     if not 0 < self.crop_pct <= 1:

@@ -12,6 +12,7 @@ change when a run is continued.
 import dataclasses
 from typing import Any, Literal
 
+from experiments.checks import check_run
 from jaxgen.data.scenes import NUM_CLASSES
 from jaxgen.nn.vit import RelativePositions
 
@@ -134,18 +135,7 @@ class Config:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    for name in ("batch_size", "steps", "save_every", "log_every", "stride"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    if not self.lr > 0:
-      raise ValueError(f"lr must be positive, got {self.lr}")
-    if self.steps > self.decay_steps:
-      raise ValueError(
-        f"the learning rate is 0 after decay_steps = {self.decay_steps}, which "
-        f"must be at least steps = {self.steps}"
-      )
+    check_run(self, "stride", "decay_steps")
     # The pyramid's smallest map is half the grid of patches.
     if self.crop_size % (2 * self.patch_size):
       raise ValueError(

@@ -7,7 +7,7 @@ change when a run is continued.
 import dataclasses
 from typing import Any, Literal
 
-from experiments.beit.config import epoch_steps
+from experiments.beit.config import check_schedule, epoch_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +111,13 @@ class Tokenizer:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    for name in _POSITIVE:
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
+    check_schedule(
+      self, "teacher_dim", "code_dim", "num_layers", "decoder_layers"
+    )
     if self.num_codes < 2:
       raise ValueError(f"num_codes must be at least 2, got {self.num_codes}")
-    if not self.lr > 0:
-      raise ValueError(f"lr must be positive, got {self.lr}")
     if not 0 < self.decay < 1:
       raise ValueError(f"decay must lie in (0, 1), got {self.decay}")
-    if self.decay_steps < self.steps:
-      raise ValueError(
-        "the learning rate's schedule ends at decay_steps = "
-        f"{self.decay_steps}, which must be at least steps = {self.steps}"
-      )
     if self.image_size % self.patch_size:
       raise ValueError(
         f"image_size must be a multiple of patch_size = {self.patch_size}, got "
@@ -139,17 +130,6 @@ class Tokenizer:
     return self.image_size // self.patch_size
 
 
-_POSITIVE = (
-  "teacher_dim",
-  "code_dim",
-  "num_layers",
-  "decoder_layers",
-  "batch_size",
-  "steps",
-  "decay_steps",
-  "save_every",
-  "log_every",
-)
 EPOCHS, WARMUP_EPOCHS, BASE_LR = 100, 10, 5e-5
 
 

@@ -11,6 +11,8 @@ change when a run is continued.
 import dataclasses
 from typing import Any, Literal
 
+from experiments.checks import check_counts
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -109,12 +111,8 @@ class Config:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    for name in _POSITIVE:
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}"
-        )
-    for name in ("lr", "tau", "tau_start"):
+    check_counts(self, *_COUNTS)
+    for name in ("tau", "tau_start"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
     if self.num_tokens < 2:
@@ -135,7 +133,7 @@ class Config:
     return 2**self.halvings
 
 
-_POSITIVE = (
+_COUNTS = (
   "halvings",
   "channels",
   "num_blocks",
@@ -144,10 +142,6 @@ _POSITIVE = (
   "tau_steps",
   "lr_steps",
   "window",
-  "batch_size",
-  "steps",
-  "save_every",
-  "log_every",
 )
 
 DALLE = Config()
