@@ -5,7 +5,6 @@ from jaxgen.masked.captioning import caption_loss, write_captions
 from jaxgen.masked.data_modelling import mask_words, masked_data_loss
 from jaxgen.masked.masks import blockwise_mask, random_mask
 from jaxgen.masked.objectives import (
-  image_patches,
   masked_image_loss,
   masked_pixel_loss,
   patch_aggregation_loss,
@@ -17,6 +16,7 @@ from jaxgen.masked.pairs import (
   contrastive_loss,
   retrieval_recalls,
 )
+from jaxgen.nn.vit import image_patches
 
 __all__ = [
   "answer_loss",

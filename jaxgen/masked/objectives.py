@@ -62,25 +62,6 @@ def masked_pixel_loss(predicted: Array, patches: Array, mask: Array) -> Array:
   return (error * _weights(mask)).sum()
 
 
-def image_patches(images: Array, patch_size: int) -> Array:
-  """The pixels of each patch: `[B, H, W, C]` -> `[B, N, P P C]`.
-
-  Patches are in the order of `jaxgen.nn.vit`'s tokens, row after row, and so
-  are the pixels of a patch, its channels last.
-
-  Raises:
-    ValueError: P does not divide H and W.
-  """
-  b, h, w, c = images.shape
-  p = patch_size
-  if h % p or w % p:
-    raise ValueError(
-      f"image_patches needs images whose sides {p} divides, got {h} x {w}"
-    )
-  x = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, (h // p) * (w // p), p * p * c)
-
-
 def patch_aggregation_loss(
   logits: tuple[Array, Array], tokens: Array, mask: Array
 ) -> tuple[Array, dict[str, Array]]:

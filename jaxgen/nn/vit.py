@@ -230,6 +230,25 @@ class Block(nn.Module):
     return y * gamma.astype(y.dtype)[None, None]
 
 
+def image_patches(images: Array, patch_size: int) -> Array:
+  """The pixels of each patch: `[B, H, W, C]` -> `[B, N, P P C]`.
+
+  Patches are in the order of tokens, row after row, and so are the pixels of a
+  patch, its channels last.
+
+  Raises:
+    ValueError: P does not divide H and W.
+  """
+  b, h, w, c = images.shape
+  p = patch_size
+  if h % p or w % p:
+    raise ValueError(
+      f"image_patches needs images whose sides {p} divides, got {h} x {w}"
+    )
+  x = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, (h // p) * (w // p), p * p * c)
+
+
 class PatchEmbedding(nn.Module):
   """Patches of P x P pixels, each mapped to a vector.
 
@@ -249,10 +268,9 @@ class PatchEmbedding(nn.Module):
   def __call__(self, x: Array) -> Array:
     """Images `[B, H, W, C]` -> `[B, (H / P) (W / P), width]`."""
     p = self.patch_size
-    b, h, w, c = x.shape
+    c = x.shape[-1]
     kernel = self.param("kernel", small_normal(), (p, p, c, self.width))
-    x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(b, (h // p) * (w // p), p * p * c).astype(self.dtype)
+    x = image_patches(x, p).astype(self.dtype)
     y = x @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
     if not self.use_bias:
       return y

@@ -8,6 +8,7 @@ batch, as timm's batch mode has it.
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxgen.types import Array, Key
 
@@ -125,8 +126,7 @@ def smooth_labels(
 
 def soft_target_cross_entropy(logits: Array, targets: Array) -> Array:
   """-sum_k t_k log softmax(logits)_k in nats, float32: `[B]` of `[B, K]`."""
-  log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-  return -(targets * log_p).sum(-1)
+  return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
 def _check(
