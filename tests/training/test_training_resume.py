@@ -114,6 +114,7 @@ def test_sigterm_saves_and_the_same_command_continues(
   assert curve(tmp_path) == curve(uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_stop_together(
   tmp_path, environ, uninterrupted
 ):
