@@ -54,6 +54,7 @@ TABLES = (
   "beit.replica",
   "beit2.table1",
   "beit2.codebooks",
+  "beit2.replica",
 )
 
 
