@@ -186,23 +186,31 @@ def test_a_probe_reports_its_best_block(chain):
 
 
 def test_what_a_block_tells(chain):
-  """Class token and mean of patches of all blocks, or the mean alone."""
+  """Class token and mean of patches of all blocks, or one of them alone."""
   root, _, _ = chain
   config = dataclasses.replace(PROBES["mnist5k"], init=str(root / "pretrain"))
   x = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 1)).astype("f")
   both = linear_probe.Frozen.load(config)
-  mean = linear_probe.Frozen.load(dataclasses.replace(config, features="mean"))
+  mean, cls = (
+    linear_probe.Frozen(dataclasses.replace(config, features=name), both.found)
+    for name in ("mean", "cls")
+  )
 
   @jax.jit
   def of(params):
     h = both.found.backbone.apply({"params": params}, x)
-    return both.features(params, x), mean.features(params, x), h[1]
+    return *(f.features(params, x) for f in (both, mean, cls)), h[1]
 
-  told, alone, h = of(both.found.params)
+  told, alone, token, h = of(both.found.params)
   assert told.shape == (2, 2, 64)
   np.testing.assert_allclose(told[:, 1, :32], h[:, 0], atol=1e-6)
   np.testing.assert_allclose(told[:, 1, 32:], h[:, 1:].mean(1), atol=1e-6)
   np.testing.assert_array_equal(alone, told[..., 32:])
+  np.testing.assert_array_equal(token, told[..., :32])
+  key = jax.random.key(0)
+  for frozen, width in ((both, 64), (mean, 32), (cls, 32)):
+    state = linear_probe.init_state(frozen, key, key)
+    assert state.params["kernel"].shape == (2, width, 10)
   fresh = linear_probe.Frozen.load(dataclasses.replace(config, fresh=True))
   assert paths(fresh.found.params) == paths(both.found.params)
   kernel = [f.found.params["block_0"]["attn"]["qkv"] for f in (both, fresh)]
