@@ -1,0 +1,98 @@
+"""BEiT v2's tables: what a probe is told, and networks on other images."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import results
+from experiments.beit import linear_probe, probe_config
+from experiments.beit.accuracy import Accuracy
+from experiments.beit.finetune import among
+from experiments.beit2 import finetune, pretrain, table2, table3
+from jaxgen import training
+
+
+def saved(directory, config):
+  """A workdir of pre-training, without a network."""
+  fields = {"experiment": "beit_pretrain", **dataclasses.asdict(config)}
+  state = training.init_state(
+    {"w": jnp.zeros(())}, optax.sgd(1.0), jax.random.key(0)
+  )
+  with training.Checkpoints(directory / "checkpoints", fields) as checkpoints:
+    checkpoints.save(state)
+  return str(directory)
+
+
+def test_what_a_probe_is_told(tmp_path):
+  """The class token, where the training had aggregation."""
+  config = pretrain.CONFIGS["mnist5k"]
+  plain = dataclasses.replace(config, early_layer=0)
+  assert table2.told(saved(tmp_path / "a", config)) == "cls"
+  assert table2.told(saved(tmp_path / "b", plain)) == "mean"
+  assert table2.told("beitv2_base_patch16_224_pt1k.pth") == "cls"
+  assert table2.told("beit_base_patch16_224_pt22k.pth") == "mean"
+
+
+@pytest.mark.parametrize(
+  ("features", "row"), [("cls", table2.BEIT2), ("mean", table2.BEIT)]
+)
+def test_the_last_block_is_reported(
+  features, row, monkeypatch, tmp_path, capsys
+):
+  layers = tuple(Accuracy(top, 1.0, 0.1, 500) for top in (0.9, 0.7))
+  seen = []
+
+  def probe(config):
+    seen.append(config.features)
+    return linear_probe.Probed(layers)
+
+  monkeypatch.setattr(table2, "probe", probe)
+  monkeypatch.setattr(table2, "told", lambda init: features)
+  config = dataclasses.replace(
+    probe_config.CONFIGS["mnist5k"], init="runs/x", workdir=str(tmp_path)
+  )
+  table2.main(config)
+  assert seen == [features]
+  (path,) = tmp_path.glob("*.json")
+  found = results.read(path)
+  assert (found.row, found.values["top-1"]) == (row, pytest.approx(70.0))
+  printed = capsys.readouterr().out
+  assert "`python -m experiments.beit2.table2 mnist5k --init" in printed
+
+
+def test_a_network_may_choose_among_some_classes():
+  logits = jnp.array([[5.0, 1.0, 2.0, 9.0], [0.0, -1.0, -2.0, -3.0]])
+  found = among(logits, [1, 2])
+  np.testing.assert_array_equal(found.argmax(-1), [2, 1])
+  np.testing.assert_array_equal(found[:, 1:3], logits[:, 1:3])
+  np.testing.assert_array_equal(found[:, [0, 3]], -np.inf)
+
+
+def test_robustness_is_judged_among_the_classes_there_are(monkeypatch):
+  """Each set by itself, with the classes that its images have."""
+  labels = {"imagenet_a": [7, 3, 7], "imagenet_r": [1], "imagenet_sketch": [0]}
+  config = finetune.CONFIGS["large_1600ep"]
+  judged = []
+
+  def judge(config, network, params, classes):
+    judged.append((config.test_dataset, config.test_split, classes))
+    return Accuracy(0.25 * len(judged), 1.0, 1.0, 4)
+
+  monkeypatch.setattr(table3.evaluate, "load", lambda path: (config, 0, 0))
+  monkeypatch.setattr(table3.data, "load", lambda name, *rest: name)
+  monkeypatch.setattr(table3, "labels_of", lambda name: np.array(labels[name]))
+  monkeypatch.setattr(table3, "judge", judge)
+  found = table3.measure("weights")
+  assert judged == [
+    ("imagenet_a", "test", [3, 7]),
+    ("imagenet_r", "test", [1]),
+    ("imagenet_sketch", "test", [0]),
+  ]
+  assert list(found.values.values()) == [25.0, 50.0, 75.0]
+  assert found.row == "BEiT v2-L"
+  text = results.table(table3.TITLE, table3.ROWS, [found])
+  assert "| BEiT v2-L |  | 69.94 |  | 25.00 (4.56 to 69.94) |" in text
