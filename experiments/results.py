@@ -55,6 +55,9 @@ TABLES = (
   "beit2.table1",
   "beit2.table2",
   "beit2.table3",
+  "beit2.table4",
+  "beit2.table5",
+  "beit2.table6",
   "beit2.codebooks",
   "beit2.replica",
 )

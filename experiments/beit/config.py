@@ -61,6 +61,7 @@ class Pretrain:
     early_layer: the block, from 1, whose patches BEiT v2's patch aggregation
       joins with the last class token; 0 for none. See `PatchAggregationModel`.
     extra_layers: blocks of the aggregation.
+    shared_head: it shares the last normalisation and layer, as published.
     lr: highest rate of AdamW.
     min_lr: the last rate.
     warmup: steps in which the rate rises from 0.
@@ -110,6 +111,7 @@ class Pretrain:
   drop_path: float = 0.1
   early_layer: int = 0
   extra_layers: int = 2
+  shared_head: bool = True
   lr: float = 1.5e-3
   min_lr: float = 1e-5
   warmup: int = 6250

@@ -12,7 +12,16 @@ from experiments import results
 from experiments.beit import linear_probe, probe_config
 from experiments.beit.accuracy import Accuracy
 from experiments.beit.finetune import among
-from experiments.beit2 import finetune, pretrain, table2, table3
+from experiments.beit2 import (
+  ablation,
+  finetune,
+  pretrain,
+  table2,
+  table3,
+  table4,
+  table5,
+  table6,
+)
 from jaxgen import training
 
 
@@ -96,3 +105,85 @@ def test_robustness_is_judged_among_the_classes_there_are(monkeypatch):
   assert found.row == "BEiT v2-L"
   text = results.table(table3.TITLE, table3.ROWS, [found])
   assert "| BEiT v2-L |  | 69.94 |  | 25.00 (4.56 to 69.94) |" in text
+
+
+VARIANTS = table4.VARIANTS | table5.VARIANTS | {"CLIP": ablation.Variant()}
+
+
+@pytest.mark.parametrize("name", list(ablation.STUDIES))
+def test_rows_can_be_trained(name):
+  """Each is a valid configuration; those of one tokenizer change it alike."""
+  what = ablation.STUDIES[name]
+  tokenizers = {}
+  for row, variant in VARIANTS.items():
+    vqkd = dataclasses.replace(what.vqkd, **variant.vqkd(what.vqkd))
+    changes = variant.pretrain(what.pretrain)
+    config = dataclasses.replace(what.pretrain, **changes)
+    assert vqkd == what.vqkd or row in table4.VARIANTS
+    assert (config.early_layer == 0) == (
+      row in table4.VARIANTS or row == "none"
+    )
+    assert tokenizers.setdefault(variant.tokenizer, vqkd) == vqkd
+  assert {row.name for row in table4.ROWS} == set(table4.VARIANTS)
+  assert {row.name for row in table5.ROWS} == set(table5.VARIANTS)
+  for table in (table4, table5, table6):
+    named = {row.name for row in table.ROWS}
+    for claim in table.CLAIMS:
+      assert {claim.smaller[0], claim.larger[0]} <= named
+
+
+def test_a_given_tokenizer_is_taken_where_it_is_not_varied(monkeypatch):
+  what = dataclasses.replace(
+    ablation.STUDIES["base_300ep"], tokenizer="vqkd.pth", workdir="w"
+  )
+  trained = []
+
+  def train(config):
+    trained.append((config.workdir, config.code_dim))
+
+  monkeypatch.setattr(ablation.train_vqkd, "train", train)
+  find = lambda variant: ablation.train_tokenizer(what, variant)
+  assert str(find(table5.VARIANTS["depth-3"])) == "vqkd.pth"
+  find(table4.VARIANTS["wide-codes"])
+  assert trained == [("w/tokenizer-wide-codes", 4 * 32)]
+
+
+def test_the_result_of_a_row():
+  what = ablation.STUDIES["mnist5k"]
+  config = dataclasses.replace(what.pretrain, tokenizer="/tmp/w/tokenizer-x")
+  values = {
+    ablation.DISTANCE: 0.125,
+    ablation.USED: 0.75,
+    ablation.TUNED: 90.0,
+    ablation.PROBED: 80.0,
+  }
+  row = "decoder-3"
+  found = ablation.make_result(
+    table4.TITLE, row, what, config, values, 500, 60.0
+  )
+  assert found.config["tokenizer"] == "tokenizer-x"
+  assert "with 200 labels; probe of the last block's class" in found.protocol
+  text = results.table(table4.TITLE, table4.ROWS, [found])
+  assert "|  | 97% |  |  | 0.1250 | 75.0% | 90.0 | 80.0 | mnist5k" in text
+  assert "`python -m experiments.beit2.table4 mnist5k --rows decoder-3`" in text
+  assert table6.row_name("mnist5k-cnn") == "classifier"
+  assert table6.row_name("dino:a.pth") == "DINO"
+
+
+@pytest.mark.slow
+def test_the_aggregation_is_varied(tmp_path):
+  """Two rows at tiny size, of one tokenizer."""
+  what = dataclasses.replace(
+    ablation.STUDIES["mnist5k"],
+    rows=("none", "own-head"),
+    workdir=str(tmp_path),
+    smoke=True,
+  )
+  table5.main(what)
+  assert len(list(tmp_path.glob("tokenizer-*"))) == 1
+  (path,) = tmp_path.glob("table-5/*none*.json")
+  assert set(results.read(path).values) == set(ablation.COLUMNS)
+  params = training.restore_params(
+    tmp_path / "own-head-seed0/pretrain/checkpoints", "params"
+  )
+  assert {"aggregation_lm_head", "aggregation_1", "lm_head"} <= set(params)
