@@ -58,6 +58,7 @@ TABLES = (
   "beit2.table4",
   "beit2.table5",
   "beit2.table6",
+  "beit2.ade20k",
   "beit2.codebooks",
   "beit2.replica",
 )

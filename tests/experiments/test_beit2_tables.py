@@ -12,8 +12,10 @@ from experiments import results
 from experiments.beit import linear_probe, probe_config
 from experiments.beit.accuracy import Accuracy
 from experiments.beit.finetune import among
+from experiments.beit.segment_config import CONFIGS as SEGMENTATIONS
 from experiments.beit2 import (
   ablation,
+  ade20k,
   finetune,
   pretrain,
   table2,
@@ -168,6 +170,31 @@ def test_the_result_of_a_row():
   assert "`python -m experiments.beit2.table4 mnist5k --rows decoder-3`" in text
   assert table6.row_name("mnist5k-cnn") == "classifier"
   assert table6.row_name("dino:a.pth") == "DINO"
+
+
+@pytest.mark.parametrize(
+  ("name", "row", "lr", "layer_decay"),
+  [
+    ("v2_base_512_mim", "BEiT v2-B", 5e-5, 0.75),
+    ("v2_base_512", "BEiT v2-B, 21k labels", 5e-5, 0.85),
+    ("v2_large_512_mim", "BEiT v2-L", 4e-5, 0.9),
+    ("v2_large_512", "BEiT v2-L, 21k labels", 3e-5, 0.9),
+  ],
+)
+def test_the_released_segmentation(name, row, lr, layer_decay):
+  """semantic_segmentation/configs/beit/upernet of the release."""
+  config = SEGMENTATIONS[name]
+  assert ade20k.row_name(config) == row
+  large = "large" in name
+  assert (config.lr, config.layer_decay) == (lr, layer_decay)
+  assert config.drop_path == (0.2 if large else 0.15)
+  assert config.layer_scale == (1e-6 if large else 0.1)
+  assert config.levels == ((7, 11, 15, 23) if large else (3, 5, 7, 11))
+  assert (config.crop_size, config.stride, config.batch_size) == (512, 341, 16)
+  assert (config.steps, config.warmup_steps) == (160_000, 1500)
+  assert config.weight_decay == 0.05
+  with pytest.raises(ValueError, match="has no row for base_512"):
+    ade20k.row_name(SEGMENTATIONS["base_512"])
 
 
 @pytest.mark.slow
