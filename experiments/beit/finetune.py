@@ -135,6 +135,7 @@ def make_step(config: Finetune, mesh: Mesh) -> training.TrainStep:
     make_optimizer(config),
     training.constant_ema(config.ema_decay),
     mesh,
+    config.accumulate,
   )
 
 

@@ -65,7 +65,8 @@ def write_table(
   found: Sequence[Result],
 ) -> None:
   """Writes and prints the table, the means and what became of the claims."""
-  text = results.table(title, rows, found) + results.averages(title, found)
+  text = results.table(title, rows, found) + "\n"
+  text += results.averages(title, found)
   text += results.claims(title, claims, found) + note
   path.write_text(text)
   print(text)

@@ -43,8 +43,8 @@ CLAIMS = (
   Claim("labels of ImageNet-21k help: L", (_L, SS), (_L21, SS)),
 )
 NOTE = (
-  "\nThe release's numbers; the paper's Table 1 has the first and the third. Of "
-  "BEiT v2-L after ImageNet-21k the release also prints mean accuracy 68.78 "
+  "\nThe release's numbers; the paper's Table 1 has the first and the third. "
+  "Of BEiT v2-L after ImageNet-21k the release also prints mean accuracy 68.78 "
   "and accuracy 86.22.\n"
 )
 

@@ -304,7 +304,9 @@ def report(root: Path) -> None:
   text = json.dumps({"rows": content, "tokenizers": tokenizers}, indent=2)
   (root / "replica.json").write_text(text + "\n")
   curve = {
-    column: {row: values[column] for row, values in content.items()}
+    column.replace(": ", "\n").replace(", ", "\n"): {
+      row: values[column] for row, values in content.items()
+    }
     for column in COLUMNS
   }
   replica_figures.plot_curve(curve, root / "accuracies.png", list(content))
