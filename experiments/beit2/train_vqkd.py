@@ -47,7 +47,8 @@ def train(config: Config) -> Path:
   config = configs.smoke(config) if config.smoke else config
   workdir = Path(config.workdir or f"runs/vqkd-{config.name}")
   teacher = load_teacher(config)
-  evaluate = make_evaluate(config, teacher)
+  mesh = training.make_mesh(fsdp=config.fsdp)
+  evaluate = make_evaluate(config, teacher, mesh)
 
   def judge(state: training.TrainState) -> dict[str, float]:
     values = evaluate(state.params, state.memory)
@@ -135,11 +136,16 @@ def random_view(
 
 
 def make_evaluate(
-  config: Config, teacher: Teacher
+  config: Config, teacher: Teacher, mesh: Mesh
 ) -> Callable[[PyTree, Codebook], dict[str, float]]:
   """(parameters, codebook) -> what they do on the test split.
 
   Evaluates over all devices, and leaves the codebook as it is.
+
+  Args:
+    config: of the training.
+    teacher: its teacher.
+    mesh: where parameters and codebook live.
 
   Returns:
     `rec`, the mean of 1 - cos; `used` and `perplexity` of the codes; `unused`,
@@ -147,7 +153,6 @@ def make_evaluate(
   """
   count = vqkd_model.make_count(config, teacher)
   crop = partial(_central, size=config.image_size, crop_pct=config.crop_pct)
-  mesh = training.make_mesh(fsdp=config.fsdp)
   frozen = training.shard_state(mesh, teacher.params)
 
   source = data.load(config.dataset, config.test_split, config.data_dir or None)
@@ -196,7 +201,9 @@ def show(workdir: Path, teacher: Teacher) -> dict[str, float]:
     See `make_evaluate`.
   """
   config, params, codebook = vqkd_model.restore(workdir)
-  values = make_evaluate(config, teacher)(params, codebook)
+  mesh = training.make_mesh(fsdp=config.fsdp)
+  placed = training.shard_state(mesh, (params, codebook))
+  values = make_evaluate(config, teacher, mesh)(*placed)
   text = json.dumps(values, indent=2) + "\n"
   (workdir / "evaluation.json").write_text(text)
   print(
