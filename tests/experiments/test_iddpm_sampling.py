@@ -20,6 +20,8 @@ from jaxgen.convert import openai
 from jaxgen.nn.openai_classifier import CLASSIFIERS
 from jaxgen.nn.openai_unet import ADM_NETWORKS, IDDPM_NETWORKS
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SMALL = Sampling("ddim", 4)
 
 
