@@ -51,9 +51,11 @@ test-slow: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -m slow
 
 test-oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal tests/training \
-	  tests/masked tests/nn/test_ddpm_unet.py tests/nn/test_beit.py \
-	  tests/diffusion --ignore tests/diffusion/test_oracle_table.py
+	$(OLDEST)/bin/python -m pytest -n 2 $(addprefix tests/, masked \
+	  diffusion/test_processes.py diffusion/test_loop.py \
+	  diffusion/test_predictions.py nn/test_beit.py nn/test_ddpm_unet.py \
+	  training/test_training_checkpoints.py training/test_training_loop.py \
+	  training/test_training_optimizers.py training/test_training_parallel.py)
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

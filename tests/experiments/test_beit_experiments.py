@@ -52,16 +52,10 @@ def brightness(factor=4, channels=1):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here, for eight devices more than for one."""
-  make_mesh, one = training.make_mesh, jax.devices()[:1]
-  patch = pytest.MonkeyPatch()
-  patch.setattr(
-    training, "make_mesh", lambda **axes: make_mesh(**axes, devices=one)
-  )
-  patch.setattr(fitting, "plot_loss", lambda metrics, path: None)
-  yield
-  patch.undo()
+def no_plots(one_device):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fitting, "plot_loss", lambda metrics, path: None)
+    yield
 
 
 @pytest.fixture(scope="module")

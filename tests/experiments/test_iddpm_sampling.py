@@ -238,6 +238,7 @@ def judge(tmp_path_factory):
   return classifier.train(config)
 
 
+@pytest.mark.slow
 def test_both_guidances_sample(upsampler, judge, tmp_path):
   how = Sampling("ddpm", 3, label=7, guidance=2.0, classifier_scale=2.0)
   sample.main(

@@ -25,6 +25,7 @@ def environ(tmp_path_factory):
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_ENABLE_COMPILATION_CACHE": "1",
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
