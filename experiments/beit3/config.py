@@ -72,6 +72,7 @@ class Pretrain:
     dtype: run: of the network's computation.
     remat: run: recompute activations in the backward pass to save memory.
     fsdp: run: devices that share one copy of the parameters.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints go; runs/beit3-NAME by default.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
@@ -121,6 +122,7 @@ class Pretrain:
   dtype: str = "float32"
   remat: bool = False
   fsdp: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 5000
@@ -134,7 +136,7 @@ class Pretrain:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    check_trunk(self)
+    check_trunk(self, "accumulate")
     if not 0 < self.num_masked < self.grid**2:
       raise ValueError(
         f"num_masked must lie in (0, {self.grid**2}), got {self.num_masked}"
@@ -187,7 +189,8 @@ class Retrieval:
     layer_decay: of the rate, from each layer to the one below.
     weight_decay: AdamW's.
     b2: AdamW's second beta; the first is 0.9, epsilon 1e-8.
-    batch_size: over all devices; every pair is told from all others of it.
+    batch_size: over all devices; every pair is told from all others of it, so
+      that it cannot be worked through in parts.
     seed: of initialisation, data order and views.
     steps: run: number of updates.
     dtype: run: of the network's computation.

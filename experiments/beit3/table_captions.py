@@ -66,11 +66,11 @@ CLAIMS = (
 )
 NOTE = (
   "\nTrained by cross-entropy alone, without CIDEr as a reward. CIDEr is "
-  "CIDEr-D, its weights from the captions of the split itself; METEOR and SPICE "
-  "need programs in Java, to which the files of captions can be given. The "
-  "paper's giant network, whose weights are not released, has CIDEr 147.6 and "
-  "BLEU-4 44.1 on COCO. The last two rows are ours, of small networks that name "
-  "emoji.\n"
+  "CIDEr-D, its weights from the captions of the split itself; METEOR and "
+  "SPICE need programs in Java, to which the files of captions can be given. "
+  "The paper's giant network, whose weights are not released, has CIDEr 147.6 "
+  "and BLEU-4 44.1 on COCO. The last two rows are ours, of small networks that "
+  "name emoji.\n"
 )
 
 
