@@ -55,7 +55,7 @@ class Described(Sequence):
     entry = dict(self.entries[index])
     found = {"file_name": entry["image"]}
     for name in self.images:
-      found[name] = (self.root / entry.pop(name)).read_bytes()
+      found[name] = _read_below(self.root, entry.pop(name))
     return entry | found
 
 
@@ -160,6 +160,11 @@ def nlvr2(root: str | os.PathLike[str], split: str) -> Described:
     for number, line in enumerate(lines, 1):
       note = parse_json(line, f"{path}, line {number},")
       check(path, note, identifier=str, sentence=str, label=str)
+      if note["label"] not in ("True", "False"):
+        raise ValueError(
+          f"{path}, line {number}, should have the label True or False, got "
+          f"{shown(note['label'])}"
+        )
       # The last part tells apart the statements about one pair of images.
       pair = note["identifier"].rpartition("-")[0]
       if "directory" in note:
@@ -173,6 +178,19 @@ def nlvr2(root: str | os.PathLike[str], split: str) -> Described:
         }
       )
   return Described(top, entries, ("image", "other"), ("False", "True"))
+
+
+def _read_below(root: Path, name: str) -> bytes:
+  """The bytes of an image, whose name is from a file and must not lead away."""
+  path = Path(name)
+  if path.is_absolute() or ".." in path.parts:
+    raise ValueError(f"{root} has no image {shown(name)}: it lies outside")
+  try:
+    return (root / path).read_bytes()
+  except OSError as error:
+    raise FileNotFoundError(
+      f"cannot read the image {shown(name)} in {root}: {error.strerror}"
+    ) from error
 
 
 def published(path: Path, source: str) -> Path:
