@@ -347,8 +347,8 @@ where they have been run. Numbers on `mnist5k`, `openmoji` or `shapes` are
 scaled-down replicas: a small network, trained for minutes, in the row of the
 method that it tests. They do not compare with the paper's numbers, only with
 each other; what may carry over is the paper's claim, which stands below each
-table with whether it was seen. Their FID, IS, ... use the features of a small network that ships
-with jaxgen (`mnist5k-cnn`), not FID's Inception; see
+table with whether it was seen. Their FID, IS, ... use the features of a small
+network that ships with jaxgen (`mnist5k-cnn`), not FID's Inception; see
 [docs/scores.md](../docs/scores.md).
 """
 

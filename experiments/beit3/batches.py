@@ -103,7 +103,8 @@ def read_tokenizer(
     config: of the experiment.
     workdir: has, or gets, its tokenizer.json.
     pairs: to learn from, `pairs.texts()`.
-    other: the workdir of another run, whose tokenizer is taken over.
+    other: the workdir of another run, whose tokenizer is taken over, whatever
+      the length of its texts.
 
   Raises:
     ValueError: it has more tokens than the network, or texts of another length.
@@ -115,6 +116,7 @@ def read_tokenizer(
     tokenizer = data.beit3_tokenizer(config.spm, config.max_length)
   elif other is not None:
     tokenizer = data.load_tokenizer(other / "tokenizer.json")
+    tokenizer = tokenizer.of_length(config.max_length)
   else:
     captions = (text for texts in pairs.texts() for text in texts)
     tokenizer = data.train_unigram_tokenizer(

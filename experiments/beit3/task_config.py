@@ -234,7 +234,12 @@ _TOY: dict[str, Any] = (
   | SHORT
   | {"shared_attention": True, "pair_layers": 1, "lr": 1e-3, "save_every": 500}
 )
-_SHAPES = _TOY | {"dataset": "shapes", "flip": False, "crop_area": 1.0}
+_SHAPES = _TOY | {
+  "dataset": "shapes",
+  "max_length": 32,
+  "flip": False,
+  "crop_area": 1.0,
+}
 
 # "indomain" networks start from the released weights of that name. How the one
 # for images of 768 pixels was trained, also on questions of Visual Genome, is
