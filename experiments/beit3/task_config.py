@@ -232,7 +232,7 @@ def _captions(name: str) -> Captions:
 _TOY: dict[str, Any] = (
   SMALL
   | SHORT
-  | {"shared_attention": True, "pair_layers": 1, "lr": 1e-3, "save_every": 500}
+  | {"shared_attention": True, "pair_layers": 1, "lr": 3e-4, "save_every": 500}
 )
 _SHAPES = _TOY | {
   "dataset": "shapes",
