@@ -138,7 +138,8 @@ import jaxgen.nn.beit3_tasks, jaxgen.convert.beit3, jaxgen.data.sentencepiece
 import jaxgen.nn.discrete_vae, jaxgen.convert.discrete_vae
 import jaxgen.data.views, jaxgen.training.mixing
 import jaxgen.nn.segmentation, jaxgen.convert.beit_segmentation
-import jaxgen.data.scenes, jaxgen.data.segmentation
+import jaxgen.data.scenes, jaxgen.data.segmentation, jaxgen.data.vqa
+import jaxgen.metrics.captions, jaxgen.data.described
 import jaxgen.training.segmentation_losses
 import jaxgen.nn.vqkd, jaxgen.convert.vqkd, jaxgen.convert.clip_vision
 import jaxgen.nn.dino, jaxgen.convert.dino

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 
 from experiments.beit3.config import Pretrain, Retrieval
+from experiments.beit3.task_config import Finetune
 from jaxgen import data
 from jaxgen.data.sentencepiece import PAD_TOKEN, mask_token
 from jaxgen.masked import mask_words
 
-Config = Pretrain | Retrieval
+Config = Pretrain | Retrieval | Finetune
 
 
 def captions_of(example: Mapping[str, Any]) -> list[str]:
@@ -30,8 +31,8 @@ def captions_of(example: Mapping[str, Any]) -> list[str]:
     found = captions["text"] if isinstance(captions, dict) else captions
   else:
     raise ValueError(
-      "BEiT-3 needs a data set with captions, such as openmoji/32 or "
-      f"coco_captions; this one has {', '.join(example)}"
+      "BEiT-3 needs a data set with captions, such as openmoji/32, "
+      f"coco_captions or karpathy:ROOT; this one has {', '.join(example)}"
     )
   return [x.decode() if isinstance(x, bytes) else str(x) for x in found]
 
@@ -52,15 +53,27 @@ class Pairs(Sequence):
     return len(self._rows)
 
   def __getitem__(self, index: Any) -> Any:
-    example = self._source[self._rows[index]]
+    row = self._rows[index]
+    example = self._source[row]
     return {"image": example["image"], "texts": captions_of(example)}
 
   def _texts(self, row: int) -> list[str]:
-    return captions_of(self._source.records[row])
+    return captions_of(self._record(row))
+
+  def _record(self, row: int) -> Mapping[str, Any]:
+    """The undecoded example; of a folder, without its image."""
+    records = self._source.records
+    return getattr(records, "entries", records)[row]
 
   def texts(self) -> Iterator[list[str]]:
     """The captions of every example, without the images."""
     return (self._texts(row) for row in self._rows)
+
+  def numbers(self) -> Iterator[int]:
+    """The examples' numbers, those of COCO's images; else they are counted."""
+    for row in self._rows:
+      record = self._record(row)
+      yield int(record.get("image_id", record.get("image/id", row)))
 
 
 class Texts(Sequence):
@@ -79,7 +92,7 @@ class Texts(Sequence):
 
 
 def read_tokenizer(
-  config: Config, workdir: Path, pairs: Pairs, other: Path | None = None
+  config: Config, workdir: Path, pairs: Any, other: Path | None = None
 ) -> data.TextTokenizer:
   """The text tokenizer of a workdir, made on first use.
 
@@ -89,8 +102,9 @@ def read_tokenizer(
   Args:
     config: of the experiment.
     workdir: has, or gets, its tokenizer.json.
-    pairs: to learn from.
-    other: the workdir of another run, whose tokenizer is taken over.
+    pairs: to learn from, `pairs.texts()`.
+    other: the workdir of another run, whose tokenizer is taken over, whatever
+      the length of its texts.
 
   Raises:
     ValueError: it has more tokens than the network, or texts of another length.
@@ -102,6 +116,7 @@ def read_tokenizer(
     tokenizer = data.beit3_tokenizer(config.spm, config.max_length)
   elif other is not None:
     tokenizer = data.load_tokenizer(other / "tokenizer.json")
+    tokenizer = tokenizer.of_length(config.max_length)
   else:
     captions = (text for texts in pairs.texts() for text in texts)
     tokenizer = data.train_unigram_tokenizer(

@@ -72,6 +72,7 @@ class Pretrain:
     dtype: run: of the network's computation.
     remat: run: recompute activations in the backward pass to save memory.
     fsdp: run: devices that share one copy of the parameters.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints go; runs/beit3-NAME by default.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
@@ -121,6 +122,7 @@ class Pretrain:
   dtype: str = "float32"
   remat: bool = False
   fsdp: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 5000
@@ -134,7 +136,7 @@ class Pretrain:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    _check(self)
+    check_trunk(self, "accumulate")
     if not 0 < self.num_masked < self.grid**2:
       raise ValueError(
         f"num_masked must lie in (0, {self.grid**2}), got {self.num_masked}"
@@ -187,7 +189,8 @@ class Retrieval:
     layer_decay: of the rate, from each layer to the one below.
     weight_decay: AdamW's.
     b2: AdamW's second beta; the first is 0.9, epsilon 1e-8.
-    batch_size: over all devices; every pair is told from all others of it.
+    batch_size: over all devices; every pair is told from all others of it, so
+      that it cannot be worked through in parts.
     seed: of initialisation, data order and views.
     steps: run: number of updates.
     dtype: run: of the network's computation.
@@ -249,11 +252,20 @@ class Retrieval:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    _check(self)
+    check_trunk(self)
 
 
-def _check(config: Any) -> None:
-  check_schedule(config)
+def check_trunk(config: Any, *counts: str) -> None:
+  """What all trainings ask of their schedule and network.
+
+  Args:
+    config: of a training.
+    *counts: further fields that count something.
+
+  Raises:
+    ValueError: a field is out of range, or two contradict each other.
+  """
+  check_schedule(config, *counts)
   if config.image_size % config.patch_size:
     raise ValueError(
       "image_size must be a multiple of patch_size = "
@@ -263,7 +275,7 @@ def _check(config: Any) -> None:
     raise ValueError(f"dtype is float32 or bfloat16, got {config.dtype!r}")
 
 
-_LARGE: dict[str, Any] = {
+LARGE: dict[str, Any] = {
   "width": 1024,
   "num_layers": 24,
   "num_heads": 16,
@@ -276,7 +288,7 @@ _RELEASED: dict[str, Any] = {
   "patch_size": 16,
   "num_masked": 78,
 }
-_SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = {
   "dataset": "openmoji/32",
   "split": "train",
   "image_size": 32,
@@ -292,7 +304,7 @@ _SMALL: dict[str, Any] = {
   "batch_size": 64,
   "log_every": 10,
 }
-_SHORT: dict[str, Any] = {"warmup": 100, "decay_steps": 1500, "steps": 1500}
+SHORT: dict[str, Any] = {"warmup": 100, "decay_steps": 1500, "steps": 1500}
 
 # The paper's, and its recipe for the networks that were released, whose own is
 # not published.
@@ -306,12 +318,12 @@ PRETRAININGS = {
     num_heads=12,
     mlp_width=3072,
   ),
-  "large": Pretrain("large", **_RELEASED | _LARGE),
+  "large": Pretrain("large", **_RELEASED | LARGE),
   # Small enough for a CPU: 4 x 4 patches, 6 of them masked.
   "openmoji32": Pretrain(
     "openmoji32",
     image_dataset="",
-    **_SMALL | _SHORT,
+    **SMALL | SHORT,
     num_masked=6,
     min_block=2,
     shared_attention=True,
@@ -323,31 +335,43 @@ PRETRAININGS = {
 }
 
 
-# The Karpathy split's 113,287 images have five captions each.
-_COCO_PAIRS = 5 * 113_287
+# The Karpathy splits' images have five captions each.
+_COCO_PAIRS, _FLICKR30K_PAIRS = 5 * 113_287, 5 * 29_000
 
 
-def _coco(size: str, **changes: Any) -> Retrieval:
-  recipe = RECIPES[f"coco_retrieval_{size}"]
-  epoch = _COCO_PAIRS // recipe.batch_size
+def _retrieval(name: str, pairs: int, **changes: Any) -> Retrieval:
+  task, _, size = name.partition("_")
+  recipe = RECIPES[f"coco_retrieval_{size}" if task == "coco" else name]
+  epoch = pairs // recipe.batch_size
   fields = ("lr", "batch_size", "layer_decay", "drop_path", "weight_decay")
   return Retrieval(
-    f"coco_{size}",
-    **{name: getattr(recipe, name) for name in fields},
+    name,
+    **{field: getattr(recipe, field) for field in fields},
     warmup=recipe.warmup * epoch,
     decay_steps=recipe.epochs * epoch,
     steps=recipe.epochs * epoch,
+    **(LARGE if size == "large" else {}),
     **changes,
   )
 
 
+_FLICKR30K: dict[str, Any] = {
+  "dataset": "karpathy:flickr30k",
+  "split": "train",
+}
 RETRIEVALS = {
-  "coco_base": _coco("base"),
-  "coco_large": _coco("large", **_LARGE),
+  "coco_base": _retrieval("coco_base", _COCO_PAIRS),
+  "coco_large": _retrieval("coco_large", _COCO_PAIRS),
+  "flickr30k_base": _retrieval(
+    "flickr30k_base", _FLICKR30K_PAIRS, **_FLICKR30K
+  ),
+  "flickr30k_large": _retrieval(
+    "flickr30k_large", _FLICKR30K_PAIRS, **_FLICKR30K
+  ),
   # Small enough for a CPU.
   "openmoji32": Retrieval(
     "openmoji32",
-    **_SMALL | _SHORT,
+    **SMALL | SHORT,
     crop_area=0.8,
     shared_attention=True,
     pair_layers=1,

@@ -10,14 +10,16 @@ from experiments.beit3.config import TRUNK, Pretrain, Retrieval
 from experiments.models import restore_run
 from jaxgen import training
 from jaxgen.convert import beit3 as released
+from jaxgen.messages import shown
 from jaxgen.nn.beit3 import Beit3
+from jaxgen.nn.beit3_tasks import ImageClassifier, VisualReasoning
 from jaxgen.nn.beit3_tasks import Retrieval as DualEncoder
-from jaxgen.types import Key, PyTree
+from jaxgen.types import Array, Key, PyTree
 
 
 def make_trunk(config: Any) -> Beit3:
   """The trunk of a configuration."""
-  fields = {name: getattr(config, name) for name in TRUNK}
+  fields = {n: getattr(config, n) for n in TRUNK if hasattr(config, n)}
   return Beit3(
     **fields,
     drop_path=config.drop_path,
@@ -32,23 +34,29 @@ def is_run(init: str) -> bool:
 
 
 def init_dual_encoder(config: Retrieval, key: Key) -> PyTree:
-  """The parameters that retrieval starts from, the trunk's those of `init`.
+  """The parameters that retrieval starts from; see `init_network`."""
+  return init_network(config, DualEncoder(make_trunk(config)), key)
+
+
+def init_network(config: Any, network: Any, key: Key) -> PyTree:
+  """The parameters that a task starts from, the trunk's those of `init`.
+
+  Args:
+    config: of the task.
+    network: a trunk with a head.
+    key: of the parameters that are new.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: `init` holds another network, or something else.
   """
-  network = DualEncoder(make_trunk(config))
-  x = jnp.zeros((1, *[config.image_size] * 2, 3))
-  tokens = jnp.zeros((1, config.max_length), int)
-  params = jax.jit(network.init)(key, x, tokens)["params"]
+  inputs = sample_inputs(config, network)
+  params = jax.jit(network.init)(key, *inputs)["params"]
   if not config.init:
     return params
   if is_run(config.init):
     path = Path(config.init)
-    found = training.restore_experiment(path / "checkpoints")["experiment"]
-    if found != "beit3_pretrain":
-      raise ValueError(f"{path} holds {found}, not a pre-training of BEiT-3")
+    check_run(path, "beit3_pretrain", "pre-training of BEiT-3")
     old, weights = restore_run(path, Pretrain)
     trunk, size = weights["trunk"], old.image_size
   else:
@@ -56,9 +64,31 @@ def init_dual_encoder(config: Retrieval, key: Key) -> PyTree:
     trunk = released.load(config.init, network.trunk, size)
   trunk = released.resize(trunk, network.trunk, size, config.image_size)
   wanted = params["trunk"]
-  # The experts of pairs, and the mask token's use, end with pre-training.
+  # What the task has no use for, such as the experts of pairs, ends here.
   trunk = _part(trunk, wanted, config.init)
   return params | {"trunk": jax.tree.map(jnp.array, trunk)}
+
+
+def sample_inputs(config: Any, network: Any) -> tuple[Array, ...]:
+  """Inputs of the shapes that a network takes, for one example."""
+  x = jnp.zeros((1, *[config.image_size] * 2, 3))
+  if isinstance(network, ImageClassifier):
+    return (x,)
+  tokens = jnp.zeros((1, config.max_length), int)
+  if isinstance(network, VisualReasoning):
+    return x, x, tokens
+  return x, tokens
+
+
+def check_run(path: Path, experiment: str, kind: str) -> None:
+  """Refuses a workdir of another experiment.
+
+  Raises:
+    ValueError: it is of another.
+  """
+  found = training.restore_experiment(path / "checkpoints")["experiment"]
+  if found != experiment:
+    raise ValueError(f"{path} holds {shown(found)}, not a {kind}")
 
 
 def _part(found: PyTree, wanted: PyTree, source: str, at: str = "") -> PyTree:

@@ -124,7 +124,10 @@ def make_step(
 ) -> training.TrainStep:
   """The jitted step `(state, batch) -> (state, metrics)`.
 
-  The tokenizer's parameters are arguments of it, and no constants.
+  The tokenizer's parameters are arguments of it, and no constants. With
+  `accumulate` the tokenizer still sees the whole batch at once: it needs no
+  gradient. Micro-batches have as many masked patches each, but not as many
+  masked words, whose loss is then a mean of means.
   """
   # No average: decay 0 leaves the parameters themselves.
   step = training.make_train_step(
@@ -132,10 +135,21 @@ def make_step(
     make_optimizer(config),
     training.constant_ema(0.0),
     mesh,
+    accumulate=config.accumulate,
   )
+
+  def with_codes(
+    state: training.TrainState, batch: Any, tokenizer: PyTree
+  ) -> tuple[training.TrainState, dict[str, Array]]:
+    for kind in ("image", "pair"):
+      second = batch.pop(f"{kind}_second")
+      batch[f"{kind}_codes"] = visual.encode(tokenizer, second)
+    return step(state, batch)
+
+  compiled = jax.jit(with_codes, donate_argnums=0)
   everywhere = NamedSharding(mesh, PartitionSpec())
-  frozen = {"tokenizer": jax.device_put(visual.params, everywhere)}
-  return lambda state, batch: step(state, batch | frozen)
+  tokenizer = jax.device_put(visual.params, everywhere)
+  return lambda state, batch: compiled(state, batch, tokenizer)
 
 
 def make_loss(
@@ -145,8 +159,8 @@ def make_loss(
 
   Returns:
     (params, key, batch) -> (loss, metrics), those of `masked_data_loss` after
-    "image_", "text_" or "pair_". A batch has the arrays of `KEEP`, and the
-    `tokenizer`'s parameters.
+    "image_", "text_" or "pair_". A batch has the arrays of `KEEP`, but "codes",
+    visual tokens, for "second".
   """
   network = MaskedDataModel(model.make_trunk(config), visual.vocabulary)
 
@@ -166,8 +180,7 @@ def make_loss(
       )
       image = text = None
       if x is not None:
-        codes = visual.encode(batch["tokenizer"], of("second"))
-        image = (logits[0], codes, of("mask"))
+        image = (logits[0], of("codes"), of("mask"))
       if tokens is not None:
         text = (logits[1], tokens, of("word_mask"))
       loss, found = masked_data_loss(image, text)

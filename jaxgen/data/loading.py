@@ -3,7 +3,8 @@
 The names are those of TensorFlow Datasets ("cifar10", "celeb_a",
 "lsun/bedroom", "celeb_a_hq/256", "imagenet2012", ...), of two data sets of our
 own that need no download, "mnist5k" and "openmoji/32" (or /64, /128), and of
-folders: "folder:ROOT" with a sub-folder for each class, and "ade20k:ROOT".
+folders: "folder:ROOT" with a sub-folder for each class, "ade20k:ROOT", and
+images with texts, "karpathy:ROOT", "nocaps:ROOT", "nlvr2:ROOT", "vqav2:ROOT".
 """
 
 import contextlib
@@ -15,11 +16,18 @@ from typing import Any, overload
 
 import numpy as np
 
-from jaxgen.data import folders
+from jaxgen.data import described, folders, vqa
 from jaxgen.data.images import decode_image, decode_label_map
 from jaxgen.data.optional import optional
 
 OWN = ("mnist5k", "openmoji")
+# Images with texts, in folders as they are published.
+_DESCRIBED = {
+  "karpathy": described.karpathy,
+  "nocaps": described.nocaps,
+  "nlvr2": described.nlvr2,
+  "vqav2": vqa.vqav2,
+}
 _WITHOUT_DOWNLOAD = "mnist5k and openmoji/32 need no download"
 
 
@@ -38,6 +46,7 @@ class Source(Sequence):
     label_names: the names of the classes; empty without labels.
     segmented: whether the records have an `annotation`, a label map, which
       becomes `segmentation`.
+    images: which fields of the records are images.
   """
 
   name: str
@@ -45,6 +54,7 @@ class Source(Sequence):
   channels: int
   label_names: tuple[str, ...] = ()
   segmented: bool = False
+  images: tuple[str, ...] = ("image",)
 
   def __len__(self) -> int:
     return len(self.records)
@@ -58,7 +68,8 @@ class Source(Sequence):
       return [self[i] for i in range(*index.indices(len(self)))]
     example = dict(self.records[range(len(self))[index]])
     try:
-      example["image"] = decode_image(example["image"], self.channels)
+      for name in self.images:
+        example[name] = decode_image(example[name], self.channels)
       if self.segmented:
         example["segmentation"] = _decode_map(
           example.pop("annotation"), example["image"]
@@ -84,7 +95,8 @@ def load(
   Args:
     name: a data set of TFDS or our own, such as "cifar10" or "openmoji/32";
       "folder:ROOT", whose images lie in ROOT/SPLIT/CLASS, or ROOT/CLASS for
-      "train"; or "ade20k:ROOT", the unpacked ADEChallengeData2016.
+      "train"; "ade20k:ROOT", the unpacked ADEChallengeData2016; or one of
+      those in `jaxgen.data.described` and `jaxgen.data.vqa`.
     split: "train", "test", "train[:10%]", ... as in TFDS; "train+test", here
       the same as "all", is the 5,000 digits of mnist5k or all of openmoji.
     data_dir: where prepared data sets lie; TFDS's default, $TFDS_DATA_DIR or
@@ -102,6 +114,9 @@ def load(
     return Source(name, records, 3, records.label_names)
   if kind == "ade20k":
     return Source(name, folders.ade20k(root, split), 3, segmented=True)
+  if kind in _DESCRIBED and root:
+    read = _DESCRIBED[kind](root, split)
+    return Source(name, read, 3, read.label_names, images=read.images)
   builder = make_builder(name, data_dir)
   if not builder.data_path.exists():
     if builder.name not in OWN:

@@ -77,6 +77,19 @@ class TextTokenizer:
     texts = self.rules.decode_batch(np.asarray(tokens).tolist())
     return [text.strip() for text in texts]
 
+  def of_length(self, length: int) -> "TextTokenizer":
+    """The same tokenizer for texts of another length.
+
+    Raises:
+      ValueError: if length < 2.
+    """
+    if length < 2:
+      raise ValueError(f"A tokenizer needs length >= 2, got {length}.")
+    rules = type(self.rules).from_str(self.rules.to_str())
+    rules.enable_truncation(length)
+    rules.enable_padding(**rules.padding | {"length": length})
+    return TextTokenizer(rules)
+
   def save(self, path: str | Path) -> None:
     """Writes a tokenizer.json, which `load_tokenizer` reads."""
     self.rules.save(str(path))

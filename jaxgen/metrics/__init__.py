@@ -1,11 +1,13 @@
 """Scores of generated images: FID, sFID, IS, KID, precision and recall.
 
-PSNR and SSIM compare reconstructed images with their originals.
+PSNR and SSIM compare reconstructed images with their originals; captions are
+compared with people's by BLEU, ROUGE-L and CIDEr-D.
 
 Statistics are gathered in one pass (`collect`), compared by `scores`, and every
 `Score` carries the protocol under which it holds.
 """
 
+from jaxgen.metrics.captions import caption_scores
 from jaxgen.metrics.distances import frechet_distance, kernel_distance
 from jaxgen.metrics.features import Extractor, Features, inception, small
 from jaxgen.metrics.files import (
@@ -28,6 +30,7 @@ __all__ = [
   "Score",
   "Statistics",
   "batches_of",
+  "caption_scores",
   "collect",
   "frechet_distance",
   "inception",

@@ -44,6 +44,16 @@ def test_the_tokens_of_transformers():
       assert unpadded(tokenizer(text)[0]) == tokens
 
 
+def test_another_length():
+  """Both ways what a tokenizer of that length gives; the first one stays."""
+  first = beit3_tokenizer(SMALL, 16)
+  for length in (7, 40):
+    found = first.of_length(length)
+    want = beit3_tokenizer(SMALL, length)
+    np.testing.assert_array_equal(found(TEXTS), want(TEXTS))
+  assert first(TEXTS).shape[1] == first.length == 16
+
+
 def test_texts_come_back():
   tokenizer = beit3_tokenizer(SMALL, 64)
   assert tokenizer.decode(tokenizer(CAPTIONS)) == STORED["decoded"][:7]
@@ -118,6 +128,8 @@ def test_what_is_no_model(content, message, tmp_path):
 
 
 def test_what_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="length >= 2, got 1"):
+    beit3_tokenizer(SMALL, 16).of_length(1)
   with pytest.raises(FileNotFoundError, match=r"published at .*beit3\.spm"):
     beit3_tokenizer(tmp_path / "beit3.spm")
   with pytest.raises(ValueError, match="length >= 2, got 1"):

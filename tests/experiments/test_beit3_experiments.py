@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from experiments import tokenizers
-from experiments.beit3 import batches, model, pretrain, replica, retrieval
+from experiments.beit3 import (
+  batches,
+  caption,
+  model,
+  pretrain,
+  replica,
+  retrieval,
+)
 from experiments.beit3.config import (
   PRETRAININGS,
   RETRIEVALS,
@@ -20,6 +27,7 @@ from experiments.beit3.config import (
   smoke,
 )
 from experiments.beit3.recipes import RECIPES
+from experiments.beit3.task_config import CAPTIONS
 from experiments.tokenizers import Tokenizer
 from jaxgen import data, training
 from jaxgen.convert import beit3
@@ -142,6 +150,38 @@ def test_pretraining_continues_bit_for_bit(pretrained, tmp_path, monkeypatch):
   monkeypatch.setattr(tokenizers, "load", lambda path: BRIGHTNESS)
   pretrain.train(dataclasses.replace(TINY, workdir=str(tmp_path / "run")))
   assert lines(tmp_path / "run") == lines(pretrained)
+
+
+@pytest.mark.slow
+def test_pretraining_in_micro_batches(pretrained, tmp_path, monkeypatch):
+  """Images count the same; texts' words weigh by their micro-batch."""
+  monkeypatch.setattr(tokenizers, "load", lambda path: BRIGHTNESS)
+  fields = {"accumulate": 2, "steps": 1, "workdir": str(tmp_path)}
+  pretrain.train(dataclasses.replace(TINY, **fields))
+  (first,), whole = lines(tmp_path), lines(pretrained)[0]
+  for name, rtol in (("image_image", 1e-4), ("text_text", 0.02)):
+    assert first[f"{name}_loss"] == pytest.approx(
+      whole[f"{name}_loss"], rel=rtol
+    )
+
+
+@pytest.mark.slow
+def test_captions_of_a_pretrained_trunk(pretrained, tmp_path):
+  """Its experts of pairs, its tokenizer and its weights."""
+  config = dataclasses.replace(
+    CAPTIONS["openmoji32"], smoke=True, init=str(pretrained)
+  )
+  old = training.restore_params(pretrained / "checkpoints", "params")["trunk"]
+  network = caption.TASK.network(smoke(config))
+  start = model.init_network(smoke(config), network, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, start["trunk"], old)
+  caption.train(dataclasses.replace(config, workdir=str(tmp_path)))
+  found, want = (
+    data.load_tokenizer(path / "tokenizer.json")
+    for path in (tmp_path, pretrained)
+  )
+  words = ["grinning cat", "flag: France", "zzz?"]
+  np.testing.assert_array_equal(found(words), want(words))
 
 
 @pytest.mark.slow

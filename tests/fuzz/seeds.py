@@ -198,6 +198,45 @@ def label_folder() -> Files:
   return dict.fromkeys(names, png)
 
 
+def described_folder() -> Files:
+  """Images with texts in all layouts that are read."""
+  png = pictures()[1]["x.png"]
+  answers = [{"answer": "yes"}] * 10
+  at = {"question_id": 10, "image_id": 1}
+  asked = {"questions": [at | {"question": "is it?"}]}
+  note = at | {"multiple_choice_answer": "yes", "answers": answers}
+  other = note | {"question_id": 11, "image_id": 2}
+  statement = {"identifier": "dev-1-0-0", "sentence": "both", "label": "True"}
+  image = {"filename": "1.png", "filepath": "val2014", "split": "train"}
+  image |= {"imgid": 1, "cocoid": 7, "sentences": [{"raw": "a cat"}]}
+  photo = {"id": 3, "file_name": "3.png"}
+  years = (
+    "v2_OpenEnded_mscoco_{}_questions.json",
+    "v2_mscoco_{}_annotations.json",
+  )
+  found = {
+    "dataset_coco.json": {"images": [image]},
+    "nocaps_val_4500_captions.json": {
+      "images": [photo],
+      "annotations": [{"image_id": 3, "caption": "a dog"}],
+    },
+    "nlvr/nlvr2/data/dev.json": statement,
+    f"vqa/{years[0].format('train2014')}": asked,
+    f"vqa/{years[1].format('train2014')}": {"annotations": [note] * 9},
+    f"vqa/{years[0].format('val2014')}": {
+      "questions": [at | {"question_id": 11, "image_id": 2, "question": "?"}]
+    },
+    f"vqa/{years[1].format('val2014')}": {"annotations": [other]},
+  }
+  images = (
+    *("val2014/1.png", "val/3.png", "dev/dev-1-0-img0.png"),
+    *("dev/dev-1-0-img1.png", "train2014/COCO_train2014_000000000001.jpg"),
+    "val2014/COCO_val2014_000000000002.jpg",
+  )
+  texts = {name: json.dumps(x).encode() for name, x in found.items()}
+  return texts | dict.fromkeys(images, png)
+
+
 def clip_vocabulary() -> Files:
   return written(write_clip_files)
 

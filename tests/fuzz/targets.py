@@ -152,6 +152,14 @@ def _labels(folder: Path) -> None:
     assert example["segmentation"].ndim == 2
 
 
+def _described(folder: Path) -> None:
+  """All layouts; what is broken is in one of them."""
+  for name in ("karpathy:train", "nocaps:val", "nlvr2:dev", "vqav2:train"):
+    kind, _, split = name.partition(":")
+    for example in data.load(f"{kind}:{folder}", split):
+      assert example["image"].shape[2] == 3
+
+
 def _opened(folder: Path) -> None:
   for image in files.open_images(folder / "train/owl"):
     assert image.shape[2] == 3
@@ -287,6 +295,13 @@ def targets() -> list[Target]:
       _labels,
       limits=IMAGES,
       arrange=_disorder,
+    ),
+    Target(
+      "images with texts",
+      4,
+      [seeds.described_folder()],
+      _described,
+      limits=IMAGES,
     ),
     Target(
       "open_images",
