@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxgen.data.images import center_crop_resize, check_image, to_unit
 from jaxgen.data.optional import optional
+from jaxgen.data.order import about_example, shuffled, shuffled_indices
 
 if TYPE_CHECKING:
   import grain
@@ -80,8 +81,10 @@ def train_batches(
   Raises:
     ValueError: batch_size exceeds the data set or does not divide among the
       hosts, crop or flip are given beside a transform, an image is too small,
-      ...; errors of images and transforms are raised by `next`.
+      ...; errors of the source, of images and of transforms are raised by
+      `next` and name the example.
     TypeError: a transform returns something other than arrays by name.
+    OSError: the source cannot be read.
   """
   grain = optional("grain")
   share = _Share.make(batch_size, process_index, process_count)
@@ -96,10 +99,17 @@ def train_batches(
   looks = 1 if transform is None else 8  # raw images differ in size
   if examples.fit_in_memory(looks) if cache is None else cache:
     examples = dataclasses.replace(examples, kept=[None] * len(source))
-  stream = _shuffled(examples, seed, change)
-  rows = grain.MapDataset.range(sys.maxsize).map(
-    lambda row: stream[share.position(row)]
-  )
+  stream = shuffled(examples, seed, change)
+  order = shuffled_indices(len(source), seed)
+
+  def row(number: int) -> dict[str, np.ndarray]:
+    position = share.position(number)
+    try:
+      return stream[position]
+    except Exception as error:
+      raise about_example(order[position], error) from error
+
+  rows = grain.MapDataset.range(sys.maxsize).map(row)
   return iter(_collated(rows, share, num_threads, num_workers))
 
 
@@ -200,12 +210,15 @@ class _Prepared(Sequence):
     return len(self.source)
 
   def __getitem__(self, index: Any) -> Any:
-    if self.kept is None:
-      return self.prepare(self.source[index])
-    example = self.kept[index]
+    example = None if self.kept is None else self.kept[index]
     if example is None:
-      # Threads may get here together: they store the same thing.
-      example = self.kept[index] = self.prepare(self.source[index])
+      try:
+        example = self.prepare(self.source[index])
+      except Exception as error:
+        raise about_example(index, error) from error
+      if self.kept is not None:
+        # Threads may get here together: they store the same thing.
+        self.kept[index] = example
     return example
 
   def fit_in_memory(self, looks: int) -> bool:
@@ -311,16 +324,6 @@ def _tokens(
   if "caption" not in example:
     raise ValueError("tokenize needs a data set with captions")
   return {"tokens": np.asarray(tokenize(example["caption"]), np.int32)}
-
-
-def _shuffled(examples: _Prepared, seed: int, change: Transform | None) -> Any:
-  """The endless stream of examples, a grain MapDataset."""
-  shuffle_seed, change_seed = np.random.SeedSequence(seed).generate_state(2)
-  stream = optional("grain").MapDataset.source(examples)
-  stream = stream.shuffle(int(shuffle_seed)).repeat()
-  if change is not None:
-    stream = stream.random_map(change, seed=int(change_seed))
-  return stream
 
 
 def _random_flip(

@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from jaxgen.data import celeba_crop, eval_batches, to_unit, train_batches
+from jaxgen.data import (
+  batch_examples,
+  celeba_crop,
+  eval_batches,
+  to_unit,
+  train_batches,
+)
 
 N = 103
 ONE_HOST = {"process_index": 0, "process_count": 1}
@@ -256,6 +262,54 @@ def test_tokens_of_captions():
     assert "".join(map(chr, tokens)).strip() == "abc"[: label % 4]
   with pytest.raises(ValueError, match="tokenize needs a data set with capt"):
     next(train_batches(SOURCE, 8, 8, 0, tokenize=tokenize))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_examples_of_a_batch_are_known(seed):
+  """Those that its labels name, beyond an epoch of 103, too."""
+  for n, batch in enumerate(take(train_batches(SOURCE, 16, 8, seed), 9)):
+    found = batch_examples(N, 16, seed, n)
+    np.testing.assert_array_equal(found, batch["label"])
+  with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
+    batch_examples(N, 16, seed, -1)
+
+
+class Unreadable(list):
+  """One of its examples cannot be had."""
+
+  def __getitem__(self, index):
+    if index == 37:
+      raise self.error
+    return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+  ("error", "kind", "message"),
+  [
+    (OSError(5, "Input/output error"), OSError, "example 37: .*output error"),
+    (ValueError("a\nb"), ValueError, "example 37: a b$"),
+    (RuntimeError(), ValueError, "example 37: RuntimeError$"),
+    (ValueError("d, example 37: no"), ValueError, "^d, example 37: no$"),
+  ],
+)
+def test_an_example_that_cannot_be_read_is_named(error, kind, message):
+  source = Unreadable(SOURCE)
+  source.error = error
+  with pytest.raises(kind, match=message):
+    take(train_batches(source, 16, 8, 0, **ONE_HOST), 8)
+  with pytest.raises(kind, match=message):
+    list(eval_batches(source, 16, 8, **ONE_HOST))
+
+
+def test_an_example_that_cannot_be_changed_is_named():
+  def transform(example, rng):
+    if example["label"] == 37:
+      raise ZeroDivisionError("division by zero")
+    return {"image": example["image"]}
+
+  batches = train_batches(SOURCE, 16, 8, 0, transform=transform)
+  with pytest.raises(ValueError, match=r"^example 37: division by zero$"):
+    take(batches, 8)
 
 
 def half_size(image, size):

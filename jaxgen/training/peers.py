@@ -1,0 +1,50 @@
+"""The end of a job of several processes when one of them is lost."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+import jax
+
+from jaxgen.messages import reason
+
+
+@contextlib.contextmanager
+def leave_with_the_lost() -> Iterator[None]:
+  """Ends this process, in one sentence, when others can no longer be reached.
+
+  To be entered after `Checkpoints`: a save that waits for the lost would not
+  end. Unfinished checkpoints stay so; the newest finished one is where all
+  continue, by the same command.
+
+  What notices is JAX. On CPUs (gloo) a sum over processes fails as soon as one
+  of them is gone. On GPUs and TPUs it may wait; then, and wherever a process
+  hangs, its heartbeat is missed, after 100 seconds unless
+  `jax.distributed.initialize` was given other `heartbeat_timeout_seconds`, and
+  JAX ends the others itself, with SIGABRT and a message of its own.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    leave(
+      f"process {jax.process_index()} of {jax.process_count()} cannot go on, "
+      "perhaps because another is lost; run the same command on all of them to "
+      f"continue: {reason(error)}"
+    )
+
+
+def leave(message: str) -> NoReturn:
+  """Ends the process with "error: ..." and exit status 1.
+
+  One among several leaves at once: an orderly exit would wait for the others,
+  and they for it, JAX's 5 minutes.
+  """
+  if jax.distributed.is_initialized():
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+  sys.exit(f"error: {message}")

@@ -1,0 +1,239 @@
+"""Starts, kills and starts again; looks what is left; compares the ends."""
+
+import collections
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxgen import training
+from jaxgen.training.seal import damage, is_sealed
+
+ROOT = Path(__file__).parents[2]
+STEPS = 24
+KINDS = {"file": 5, "time": 3, "arrays": 2, "line": 2}
+# Kills of one training before it is left to end.
+PATIENCE = 8
+
+
+@dataclasses.dataclass
+class Report:
+  """What came of all kills.
+
+  Attributes:
+    kills: by where they fell.
+    starts: of processes, those that ended included.
+    ends: trainings that ended, and ended as the one that was never killed.
+    seconds: of it all.
+  """
+
+  kills: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  starts: int = 0
+  ends: int = 0
+  seconds: float = 0.0
+
+
+class Harness:
+  """Trainings in one folder, and the one that was never killed."""
+
+  def __init__(self, folder: Path, seed: int = 0, processes: int = 1) -> None:
+    """Runs the uninterrupted training.
+
+    Args:
+      folder: for all files.
+      seed: of when and where to kill.
+      processes: of a training.
+    """
+    self.folder = folder
+    self._rng = random.Random(seed)
+    self._processes = processes
+    self._environ = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_NUM_CPU_DEVICES": "1",
+      "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    self.whole = folder / "whole"
+    self._end(self.whole, fault="count:0")
+    log = self._log(self.whole).read_text().splitlines()
+    self.operations = len(log)
+    assert self.operations > 50
+    start = time.monotonic()
+    process = self.start(folder / "timed")
+    _wait_for(process, folder / "timed/metrics.jsonl")
+    begun = time.monotonic()
+    process.communicate()
+    self.seconds = time.monotonic() - begun
+    self.seconds_to_begin = begun - start
+
+  def start(
+    self, workdir: Path, index: int = 0, **environ: str
+  ) -> subprocess.Popen:
+    """Starts one process of a training."""
+    return subprocess.Popen(
+      [sys.executable, "-m", "tests.faults.run", str(workdir), str(STEPS)],
+      env=self._environ | environ,
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def kill_many(self, kills: int) -> Report:
+    """Kills trainings so many times, and checks what they leave."""
+    report = Report()
+    begun = time.monotonic()
+    number = 0
+    while report.kills.total() < kills:
+      workdir = self.folder / f"run{number}"
+      number += 1
+      for _ in range(PATIENCE):
+        if report.kills.total() == kills:
+          break
+        report.starts += 1
+        where = self.kill_once(workdir)
+        if where is None:
+          break
+        report.kills[where] += 1
+      report.starts += 1
+      self._end(workdir)
+      self.check_end(workdir)
+      report.ends += 1
+      shutil.rmtree(workdir)
+    report.seconds = time.monotonic() - begun
+    return report
+
+  def kill_once(self, workdir: Path) -> str | None:
+    """Starts a training and kills it; says where, None if it ended before.
+
+    Raises:
+      AssertionError: a finished checkpoint was lost, or is damaged.
+    """
+    before = checkpoints(workdir)
+    kinds, weights = zip(*KINDS.items(), strict=True)
+    kind = self._rng.choices(kinds, weights)[0]
+    fault = {
+      "file": lambda: f"file:{self._rng.randint(1, self.operations)}",
+      "time": lambda: "count:0",
+      "arrays": lambda: f"arrays:{self._rng.uniform(0, 0.05):.4f}",
+      "line": lambda: f"line:{self._rng.randint(1, STEPS // 2)}",
+    }[kind]()
+    log = self._log(workdir)
+    log.unlink(missing_ok=True)
+    process = self.start(workdir, FAULT=fault, FAULT_LOG=str(log))
+    if kind == "time":
+      _wait_for(process, log)
+      time.sleep(self._rng.uniform(0, self.seconds))
+      process.kill()
+    _, err = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), err
+    after = checkpoints(workdir)
+    newest = max(after, default=0)
+    assert newest >= max(before, default=0), "a finished checkpoint was lost"
+    assert not any(after.values()), after
+    if process.returncode == 0:
+      return None
+    last = log.read_text().splitlines()[-1] if log.exists() else ""
+    return _where(kind, last, workdir, newest)
+
+  def check_end(self, workdir: Path) -> None:
+    """Raises unless it ended as the uninterrupted training."""
+    found, wanted = (
+      (path / "metrics.jsonl").read_text() for path in (workdir, self.whole)
+    )
+    assert found == wanted
+    steps = [json.loads(line)["step"] for line in found.splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+    assert checkpoints(workdir) == checkpoints(self.whole)
+    for which in ("params", "ema"):
+      jax.tree.map(
+        np.testing.assert_array_equal,
+        *(
+          training.restore_params(path / "checkpoints", which)
+          for path in (workdir, self.whole)
+        ),
+      )
+
+  def _end(self, workdir: Path, fault: str = "count:0") -> None:
+    """Runs a training to its end, by all its processes."""
+    log = self._log(workdir)
+    environ = [{"FAULT": fault, "FAULT_LOG": str(log)}]
+    if self._processes > 1:
+      environ = cluster(self._processes)
+    processes = [self.start(workdir, **each) for each in environ]
+    for process in processes:
+      _, err = process.communicate()
+      assert process.returncode == 0, err
+
+  def _log(self, workdir: Path) -> Path:
+    return self.folder / f"{workdir.name}.log"
+
+
+def cluster(count: int, heartbeat: int = 10) -> list[dict[str, str]]:
+  """The environments of so many processes that find each other here."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  return [
+    {
+      "JAX_COORDINATOR_ADDRESS": address,
+      "JAX_NUM_PROCESSES": str(count),
+      "JAX_PROCESS_ID": str(index),
+      "HEARTBEAT": str(heartbeat),
+    }
+    for index in range(count)
+  ]
+
+
+def checkpoints(workdir: Path) -> dict[int, str | None]:
+  """The finished checkpoints, and what is wrong with each."""
+  folder = workdir / "checkpoints"
+  numbered = [path for path in folder.glob("*") if path.name.isdigit()]
+  return {int(p.name): damage(p) for p in numbered if is_sealed(p)}
+
+
+def _wait_for(process: subprocess.Popen, path: Path) -> None:
+  while process.poll() is None and not path.exists():
+    time.sleep(0.001)
+
+
+def _where(kind: str, last: str, workdir: Path, newest: int) -> str:
+  """Where a kill fell, in a few words."""
+  if kind == "line":
+    return "in a line of metrics"
+  if kind in ("time", "arrays"):
+    unfinished = [
+      path
+      for path in (workdir / "checkpoints").glob("*")
+      if path.name.isdigit() and not is_sealed(path)
+    ]
+    when = "while a checkpoint is written or removed"
+    return f"{kind}: {when if unfinished else 'between checkpoints'}"
+  event, _, name = last.partition(" ")
+  parts: Sequence[str] = Path(name).parts
+  if "arrays" in name:
+    what = "orbax's files"
+  elif "SHA256SUMS" in name:
+    what = "a seal"
+  elif "metrics" in name or "loss.png" in name:
+    what = parts[-1].removesuffix(".tmp")
+  elif len(parts) > 2:
+    what = "experiment or position"
+  else:
+    what = "the folder of a checkpoint, or of all"
+  verb = {"open": "writing", "os.mkdir": "making", "os.rename": "renaming"}
+  return f"before {verb.get(event, 'removing')} {what}"
