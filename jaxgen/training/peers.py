@@ -27,14 +27,21 @@ def leave_with_the_lost() -> Iterator[None]:
   """
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
+  except Exception as error:
+    if jax.process_count() == 1 or not _of_jax(error):
       raise
     leave(
       f"process {jax.process_index()} of {jax.process_count()} cannot go on, "
       "perhaps because another is lost; run the same command on all of them to "
       f"continue: {reason(error)}"
     )
+
+
+def _of_jax(error: BaseException | None) -> bool:
+  """Whether it comes from an operation on devices, a failed save's say."""
+  while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+    error = error.__cause__
+  return error is not None
 
 
 def leave(message: str) -> NoReturn:

@@ -287,9 +287,9 @@ class Unreadable(list):
   ("error", "kind", "message"),
   [
     (OSError(5, "Input/output error"), OSError, "example 37: .*output error"),
-    (ValueError("a\nb"), ValueError, "example 37: a b$"),
-    (RuntimeError(), ValueError, "example 37: RuntimeError$"),
-    (ValueError("d, example 37: no"), ValueError, "^d, example 37: no$"),
+    (ValueError("a\nb"), ValueError, "example 37: a b"),
+    (RuntimeError(), ValueError, "example 37: RuntimeError"),
+    (ValueError("d, example 37: no"), ValueError, "^d, example 37: no"),
   ],
 )
 def test_an_example_that_cannot_be_read_is_named(error, kind, message):
@@ -308,7 +308,7 @@ def test_an_example_that_cannot_be_changed_is_named():
     return {"image": example["image"]}
 
   batches = train_batches(SOURCE, 16, 8, 0, transform=transform)
-  with pytest.raises(ValueError, match=r"^example 37: division by zero$"):
+  with pytest.raises(ValueError, match=r"^example 37: division by zero"):
     take(batches, 8)
 
 

@@ -23,6 +23,8 @@ from jaxgen.training.seal import damage, is_sealed
 ROOT = Path(__file__).parents[2]
 STEPS = 24
 KINDS = {"file": 5, "time": 3, "arrays": 2, "line": 2}
+# Seconds after which a silent process of several counts as lost.
+HEARTBEAT = 10
 # Kills of one training before it is left to end.
 PATIENCE = 8
 
@@ -68,24 +70,18 @@ class Harness:
     }
     folder.mkdir(parents=True, exist_ok=True)
     self.whole = folder / "whole"
-    self._end(self.whole, fault="count:0")
-    log = self._log(self.whole).read_text().splitlines()
-    self.operations = len(log)
-    assert self.operations > 50
-    start = time.monotonic()
-    process = self.start(folder / "timed")
-    _wait_for(process, folder / "timed/metrics.jsonl")
-    begun = time.monotonic()
-    process.communicate()
-    self.seconds = time.monotonic() - begun
-    self.seconds_to_begin = begun - start
+    self.run(self.whole)
+    self.operations, self.seconds_to_begin, self.seconds = 0, 0.0, 0.0
+    if processes == 1:
+      self._measure(folder / "measured")
 
   def start(
-    self, workdir: Path, index: int = 0, **environ: str
+    self, workdir: Path, prefix: Sequence[str] = (), **environ: str
   ) -> subprocess.Popen:
-    """Starts one process of a training."""
+    """Starts one process of a training, by a command before its own."""
     return subprocess.Popen(
-      [sys.executable, "-m", "tests.faults.run", str(workdir), str(STEPS)],
+      [*prefix, sys.executable, "-m", "tests.faults.run"]
+      + [str(workdir), str(STEPS)],
       env=self._environ | environ,
       cwd=ROOT,
       stdout=subprocess.PIPE,
@@ -110,7 +106,7 @@ class Harness:
           break
         report.kills[where] += 1
       report.starts += 1
-      self._end(workdir)
+      self.run(workdir)
       self.check_end(workdir)
       report.ends += 1
       shutil.rmtree(workdir)
@@ -136,7 +132,7 @@ class Harness:
     log.unlink(missing_ok=True)
     process = self.start(workdir, FAULT=fault, FAULT_LOG=str(log))
     if kind == "time":
-      _wait_for(process, log)
+      wait_for(process, log)
       time.sleep(self._rng.uniform(0, self.seconds))
       process.kill()
     _, err = process.communicate()
@@ -168,22 +164,35 @@ class Harness:
         ),
       )
 
-  def _end(self, workdir: Path, fault: str = "count:0") -> None:
-    """Runs a training to its end, by all its processes."""
-    log = self._log(workdir)
-    environ = [{"FAULT": fault, "FAULT_LOG": str(log)}]
-    if self._processes > 1:
-      environ = cluster(self._processes)
-    processes = [self.start(workdir, **each) for each in environ]
-    for process in processes:
-      _, err = process.communicate()
+  def launch(self, workdir: Path) -> list[subprocess.Popen]:
+    """Starts all processes of a training."""
+    environ = cluster(self._processes) if self._processes > 1 else [{}]
+    return [self.start(workdir, **each) for each in environ]
+
+  def run(self, workdir: Path) -> None:
+    """Runs a training to its end."""
+    for process in self.launch(workdir):
+      _, err = process.communicate(timeout=300)
       assert process.returncode == 0, err
+
+  def _measure(self, workdir: Path) -> None:
+    """Counts what the uninterrupted training does with files, and its time."""
+    start = time.monotonic()
+    log = self._log(workdir)
+    process = self.start(workdir, FAULT="count:0", FAULT_LOG=str(log))
+    wait_for(process, workdir / "metrics.jsonl")
+    begun = time.monotonic()
+    process.communicate()
+    self.seconds = time.monotonic() - begun
+    self.seconds_to_begin = begun - start
+    self.operations = len(log.read_text().splitlines())
+    self.check_end(workdir)
 
   def _log(self, workdir: Path) -> Path:
     return self.folder / f"{workdir.name}.log"
 
 
-def cluster(count: int, heartbeat: int = 10) -> list[dict[str, str]]:
+def cluster(count: int, heartbeat: int = HEARTBEAT) -> list[dict[str, str]]:
   """The environments of so many processes that find each other here."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
@@ -206,8 +215,11 @@ def checkpoints(workdir: Path) -> dict[int, str | None]:
   return {int(p.name): damage(p) for p in numbered if is_sealed(p)}
 
 
-def _wait_for(process: subprocess.Popen, path: Path) -> None:
-  while process.poll() is None and not path.exists():
+def wait_for(process: subprocess.Popen, path: Path, lines: int = 0) -> None:
+  """Returns when there is a file with so many lines, or the process ended."""
+  while process.poll() is None:
+    if path.exists() and path.read_text().count("\n") >= lines:
+      return
     time.sleep(0.001)
 
 
