@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -9,6 +10,10 @@ from typing import NoReturn
 import jax
 
 from jaxgen.messages import reason
+
+_STATUS = re.compile(
+  "(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
+)
 
 
 @contextlib.contextmanager
@@ -39,9 +44,12 @@ def leave_with_the_lost() -> Iterator[None]:
 
 def _of_jax(error: BaseException | None) -> bool:
   """Whether it comes from an operation on devices, a failed save's say."""
-  while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+  while error is not None:
+    status = _STATUS.match(str(error))  # which may be a ValueError, too
+    if isinstance(error, jax.errors.JaxRuntimeError) or status:
+      return True
     error = error.__cause__
-  return error is not None
+  return False
 
 
 def leave(message: str) -> NoReturn:

@@ -21,7 +21,7 @@ from jaxgen import training
 from jaxgen.training.seal import damage, is_sealed
 
 ROOT = Path(__file__).parents[2]
-STEPS = 24
+RUN, STEPS = "tests.faults.run", 24
 KINDS = {"file": 5, "time": 3, "arrays": 2, "line": 2}
 # Seconds after which a silent process of several counts as lost.
 HEARTBEAT = 10
@@ -80,8 +80,7 @@ class Harness:
   ) -> subprocess.Popen:
     """Starts one process of a training, by a command before its own."""
     return subprocess.Popen(
-      [*prefix, sys.executable, "-m", "tests.faults.run"]
-      + [str(workdir), str(STEPS)],
+      [*prefix, sys.executable, "-m", RUN, str(workdir), str(STEPS)],
       env=self._environ | environ,
       cwd=ROOT,
       stdout=subprocess.PIPE,

@@ -18,8 +18,7 @@ DEAD, HANGING = 20, 4 * HEARTBEAT
 # Without the first JAX ends the others; without another we do.
 TOLD = (
   "the JAX distributed service detected fatal errors",
-  "error: process 0 of 2 cannot go on, perhaps because another is lost; run the "
-  "same command on all of them to continue: ",
+  "error: process 0 of 2 cannot go on, perhaps because another is lost; run",
 )
 
 
