@@ -73,7 +73,7 @@ def fit(
   *,
   keep: Sequence[str] = ("image",),
   batches: Callable[[Any], Any] = image_batches,
-  examples: Callable[[Any, int], Sequence[int]] | None = None,
+  examples: Callable[[Any, int], np.ndarray] | None = None,
 ) -> Path:
   """Trains to `config.steps` from the newest checkpoint in the workdir.
 

@@ -23,7 +23,7 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -61,7 +61,7 @@ class Log:
     steps: range,
     every: int = 100,
     seconds: float = 30.0,
-    examples: Callable[[int], Sequence[int]] | None = None,
+    examples: Callable[[int], Iterable[int]] | None = None,
   ) -> None:
     """Opens the log.
 

@@ -28,8 +28,7 @@ def main() -> int:
   with tempfile.TemporaryDirectory(prefix="jaxgen-faults-") as folder:
     harness = Harness(Path(folder), args.seed)
     print(
-      f"uninterrupted: {harness.operations} operations on files, "
-      f"{harness.seconds_to_begin:.1f} s to the first step, "
+      f"uninterrupted: {harness.seconds_to_begin:.1f} s to the first step, "
       f"{harness.seconds:.1f} s from there",
       flush=True,
     )

@@ -3,16 +3,19 @@
 The command is the same for every start. What shall happen to the process comes
 by the environment:
 
-    FAULT  file:N    SIGKILL before its N-th operation on a file of the workdir
-           line:N    SIGKILL in the middle of its N-th line of metrics
-           arrays:S  SIGKILL S seconds after orbax began its first checkpoint
-           count:0   nothing
-    FAULT_LOG        a file, to which each such operation is written before it
-    HEARTBEAT        seconds after which a silent process counts as lost
+    FAULT  file:N:REGEX  SIGKILL before its N-th operation on a file of the
+                         workdir that looks like this in FAULT_LOG
+           line:N        SIGKILL in the middle of its N-th line of metrics
+           arrays:S      SIGKILL S seconds after its first save by orbax began
+           none:0        nothing
+    FAULT_LOG            a file, to which operations are written before they are
+                         made, "open metrics.jsonl"
+    HEARTBEAT            seconds after which a silent process counts as lost
 """
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import threading
@@ -106,9 +109,10 @@ def train(workdir: Path, steps: int) -> None:
 class _Watch:
   """Counts the operations on files of the workdir, and dies at one of them."""
 
-  def __init__(self, workdir: Path, log: str, last: int) -> None:
+  def __init__(self, workdir: Path, log: str, like: str, last: int) -> None:
     self._root = os.path.realpath(workdir)
     self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    self._like = re.compile(like)
     self._left = last
     self._lock = threading.Lock()
 
@@ -130,9 +134,9 @@ class _Watch:
     if not path.startswith(self._root):
       return
     with self._lock:
-      name = os.path.relpath(path, self._root)
-      os.write(self._log, f"{event} {name}\n".encode())
-      self._left -= 1
+      line = f"{event} {os.path.relpath(path, self._root)}"
+      os.write(self._log, f"{line}\n".encode())
+      self._left -= bool(self._like.search(line))
       if self._left == 0:
         die()
 
@@ -143,17 +147,17 @@ def die(*_) -> None:
   threading.Event().wait()
 
 
-def arm(kind: str, number: float, workdir: Path, log: str) -> None:
+def arm(fault: str, workdir: Path, log: str) -> None:
   """Lays the trap."""
-  sys.addaudithook(
-    _Watch(workdir, log, int(number) if kind == "file" else sys.maxsize)
-  )
+  kind, number, *like = fault.split(":", 2)
+  last = int(number) if kind == "file" else sys.maxsize
+  sys.addaudithook(_Watch(workdir, log, "".join(like), last))
   if kind == "arrays":
     files = training.checkpoints.files
     start = files.start_writing_state
 
     def start_and_die(*args):
-      threading.Timer(number, die).start()
+      threading.Timer(float(number), die).start()
       start(*args)
 
     files.start_writing_state = start_and_die
@@ -174,6 +178,5 @@ def arm(kind: str, number: float, workdir: Path, log: str) -> None:
 if __name__ == "__main__":
   _workdir = Path(sys.argv[1])
   if "FAULT" in os.environ:
-    _kind, _, _number = os.environ["FAULT"].partition(":")
-    arm(_kind, float(_number), _workdir, os.environ["FAULT_LOG"])
+    arm(os.environ["FAULT"], _workdir, os.environ["FAULT_LOG"])
   command_line(lambda: train(_workdir, int(sys.argv[2])))
