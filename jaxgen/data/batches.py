@@ -18,6 +18,7 @@ import numpy as np
 from jaxgen.data.images import center_crop_resize, check_image, to_unit
 from jaxgen.data.optional import optional
 from jaxgen.data.order import about_example, shuffled, shuffled_indices
+from jaxgen.data.workers import WorkerBatches
 
 if TYPE_CHECKING:
   import grain
@@ -46,14 +47,15 @@ def train_batches(
   num_workers: int = 0,
   process_index: int | None = None,
   process_count: int | None = None,
-) -> "grain.DatasetIterator[Batch]":
+) -> "grain.DatasetIterator[Batch] | WorkerBatches":
   """An endless, shuffled iterator of full batches that can be checkpointed.
 
   One stream of examples runs through a new permutation of the data set in each
   epoch, and batches are cut from it; a batch may span two epochs. The stream,
   and so every batch over all hosts, depends on `seed` alone: neither on the
   number of hosts nor on threads, workers or the cache. `get_state()` and
-  `set_state(state)` of the iterator continue it bit for bit, flips included.
+  `set_state(state)` of the iterator continue it bit for bit, flips included,
+  with another number of hosts or workers, too.
 
   Args:
     source: examples by index with `image`, uint8 [H, W, C]; see `load`.
@@ -75,7 +77,7 @@ def train_batches(
       after their first use; by default if all of it takes less than 256 MiB.
     num_threads: threads that prepare batches ahead; 0 prepares them on demand.
     num_workers: processes that do; for data sets whose decoding needs more
-      than one core. The state of an iterator fits only the same number.
+      than one core.
     process_index, process_count: this host and how many; JAX's own if None.
 
   Raises:
@@ -109,8 +111,13 @@ def train_batches(
     except Exception as error:
       raise about_example(order[position], error) from error
 
-  rows = grain.MapDataset.range(sys.maxsize).map(row)
-  return iter(_collated(rows, share, num_threads, num_workers))
+  def batches(start: int) -> Any:
+    rows = grain.MapDataset.range(start * share.size, sys.maxsize).map(row)
+    return _collated(rows, share, num_threads)
+
+  if num_workers:
+    return WorkerBatches(batches, num_workers)
+  return iter(batches(0))
 
 
 def eval_batches(
@@ -334,20 +341,11 @@ def _random_flip(
   return example
 
 
-def _collated(
-  rows: Any, share: _Share, num_threads: int, num_workers: int = 0
-) -> Any:
-  """Batches of this host's rows, prepared ahead by threads and processes."""
+def _collated(rows: Any, share: _Share, num_threads: int) -> Any:
+  """Batches of this host's rows, prepared ahead by threads."""
   grain = optional("grain")
-  batches = rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
+  return rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
     grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
-  )
-  if not num_workers:
-    return batches
-  # grain reads absl flags, which only absl's own main parses.
-  optional("absl.flags").FLAGS.mark_as_parsed()
-  return batches.mp_prefetch(
-    grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
   )
 
 

@@ -158,15 +158,37 @@ def test_threads_and_cache_change_nothing():
 
 @pytest.mark.slow
 def test_workers_change_nothing_and_restore():
+  """From any number of them to any other, none included."""
   plain = take(train_batches(SOURCE, 16, 8, 0, flip=True), 12)
-  iterator = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=2)
-  assert_same(take(iterator, 7), plain[:7])
-  state = iterator.get_state()
-  iterator.close()
-  fresh = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=2)
-  fresh.set_state(state)
-  assert_same(take(fresh, 5), plain[7:])
-  fresh.close()
+  states = []
+  for workers in (0, 2):
+    iterator = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=workers)
+    assert_same(take(iterator, 7), plain[:7])
+    states.append(iterator.get_state())
+    iterator.close()
+  assert states[0] == states[1]
+  for workers in (0, 1, 2):
+    fresh = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=workers)
+    fresh.set_state(states[0])
+    assert_same(take(fresh, 5), plain[7:])
+    fresh.close()
+
+
+def test_positions_that_are_none():
+  batches = train_batches(SOURCE, 16, 8, 0, num_workers=2)
+  for state in ({"next_index": -1}, {}, b"3", {"next_index": "3"}):
+    with pytest.raises(ValueError, match="is no position in the data"):
+      batches.set_state(state)
+
+
+@pytest.mark.slow
+def test_an_example_that_a_worker_cannot_read_is_named():
+  source = Unreadable(SOURCE)
+  source.error = OSError(5, "Input/output error")
+  batches = train_batches(source, 16, 8, 0, num_workers=1)
+  with pytest.raises(OSError, match=r"example 37: .*output error"):
+    take(batches, 8)
+  batches.close()
 
 
 def flips(batches):

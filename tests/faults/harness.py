@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -62,6 +62,12 @@ class Report:
   ends: int = 0
   seconds: float = 0.0
 
+  def __str__(self) -> str:
+    return (
+      f"{self.kills.total()} kills, {self.starts} starts, {self.ends} "
+      f"trainings ended as if never killed; {self.seconds:.0f} s"
+    )
+
 
 class Harness:
   """Trainings in one folder, and the one that was never killed."""
@@ -103,8 +109,18 @@ class Harness:
       text=True,
     )
 
-  def kill_many(self, kills: int) -> Report:
-    """Kills trainings so many times, and checks what they leave."""
+  def kill_many(
+    self, kills: int, progress: Callable[[Report], None] = lambda _: None
+  ) -> Report:
+    """Kills trainings so many times, and checks what they leave.
+
+    Args:
+      kills: how many.
+      progress: called after every training.
+
+    Raises:
+      AssertionError: a promise was broken.
+    """
     report = Report()
     begun = time.monotonic()
     number = 0
@@ -124,7 +140,8 @@ class Harness:
       self.check_end(workdir)
       report.ends += 1
       shutil.rmtree(workdir)
-    report.seconds = time.monotonic() - begun
+      report.seconds = time.monotonic() - begun
+      progress(report)
     return report
 
   def kill_once(self, workdir: Path) -> str | None:

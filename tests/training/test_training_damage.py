@@ -104,3 +104,18 @@ def test_the_one_before_is_restored(saved, caplog, name, harm, message):
   # Put aside, not away.
   assert sorted(p.name for p in saved.iterdir()) == ["3", "6.damaged"]
   assert (saved / "6.damaged" / name).stat().st_size == harmed
+
+
+def test_an_iterator_that_does_not_take_the_position(saved):
+  class Others(toy_run.Batches):
+    def set_state(self, state):
+      self.i = state["number"]
+
+  with (
+    training.Checkpoints(saved, toy_run.EXPERIMENT) as checkpoints,
+    pytest.raises(
+      ValueError,
+      match=r"6/iterator_0-of-1\.json does not fit .*: KeyError: 'num",
+    ),
+  ):
+    checkpoints.restore(tiny(), Others())
