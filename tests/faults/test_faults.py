@@ -47,8 +47,11 @@ def test_a_quota(alone, tmp_path, blocks):
   process = alone.start(workdir, limited, JAX_ENABLE_COMPILATION_CACHE="0")
   _, err = process.communicate(timeout=120)
   assert process.returncode == 1, err
-  assert err.splitlines()[-1].startswith("error: could not save step 4 in ")
-  assert "Traceback" not in err
+  # Orbax's threads may have the last word, of their event loop that is closed.
+  told = [line for line in err.splitlines() if line.startswith("error: ")]
+  assert len(told) == 1
+  assert told[0].startswith("error: could not save step 4 in ")
+  assert "ERROR:absl" not in err
   assert not checkpoints(workdir)
   alone.run(workdir)
   alone.check_end(workdir)
