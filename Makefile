@@ -2,12 +2,14 @@
 # make txt2img      emoji of a text: PROMPT="red heart" WEIGHTS=workdir
 # make test         the default test suite, in its own environment
 # make test-slow    the tests that it leaves out: large networks, more scripts
+# make test-oldest  the core's tests on the oldest packages it supports
 # make lint         style and types
 # make lock         renew constraints.txt from the newest releases
 
 PYTHON ?= python3
 QUICK := .venv
 TEST := .venv-test
+OLDEST := .venv-oldest
 # PyTorch is a peer that tests compare with. Its CPU build carries a local
 # version on Linux, so that no package index can answer with the CUDA build.
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -16,7 +18,11 @@ TORCH := $(TORCH)+cpu
 endif
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart txt2img trained test test-slow lint lock clean
+# The lower bounds in setup.cfg of the core, and of two extras it may use.
+LOWEST := $(shell sed -n '/^install_requires/,/^$$/p; /^ode =/,/^experiments/p' \
+  setup.cfg | grep -o '[a-z][a-z-]*>=[0-9.]*' | sed 's/>=/==/')
+
+.PHONY: quickstart txt2img trained test test-slow test-oldest lint lock clean
 
 # Two virtual devices, one a core, split the batch: a quarter faster than one.
 # Huge pages save page faults (on glibc; ignored elsewhere).
@@ -44,6 +50,13 @@ test: $(TEST)/ready
 test-slow: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -m slow
 
+test-oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest -n 2 $(addprefix tests/, masked \
+	  diffusion/test_processes.py diffusion/test_loop.py \
+	  diffusion/test_predictions.py nn/test_beit.py nn/test_ddpm_unet.py \
+	  training/test_training_checkpoints.py training/test_training_loop.py \
+	  training/test_training_optimizers.py training/test_training_parallel.py)
+
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
@@ -61,10 +74,15 @@ $(TEST)/ready: setup.cfg constraints.txt
 	$(TEST)/bin/pip install -q -c constraints.txt -e '.[test,parity]'
 	touch $@
 
+$(OLDEST)/ready: setup.cfg
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -q $(LOWEST) pytest pytest-xdist hypothesis
+	touch $@
+
 lock: $(TEST)/ready
 	$(TEST)/bin/pip install -q -U --upgrade-strategy eager '$(TORCH)' \
 	  -e '.[test,parity]'
 	$(TEST)/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean:
-	rm -rf $(QUICK) $(TEST) build dist *.egg-info
+	rm -rf $(QUICK) $(TEST) $(OLDEST) build dist *.egg-info

@@ -5,9 +5,10 @@ Here is how a run is carried out: on a mesh, over an endless stream of batches,
 with a log, checkpoints, and an end that loses nothing.
 """
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from experiments.plots import plot_loss
 from jaxgen import data, training
 from jaxgen.types import Key
 
+# State -> names and numbers, the same for every process.
+Evaluate = Callable[[training.TrainState], Mapping[str, float]]
 # Fields of every configuration that may change when a run is continued.
 RUN_FIELDS = (
   "steps",
@@ -33,6 +36,7 @@ RUN_FIELDS = (
   "data_dir",
   "save_every",
   "log_every",
+  "eval_every",
   "num_workers",
   "cache_latents",
   "on_nan",
@@ -74,6 +78,7 @@ def fit(
   keep: Sequence[str] = ("image",),
   batches: Callable[[Any], Any] = image_batches,
   examples: Callable[[Any, int], np.ndarray] | None = None,
+  evaluate: Evaluate | None = None,
 ) -> Path:
   """Trains to `config.steps` from the newest checkpoint in the workdir.
 
@@ -92,6 +97,8 @@ def fit(
     batches: configuration -> an endless iterator that can be checkpointed.
     examples: (configuration, step) -> the indices of the examples that the step
       was given; by default those of `image_batches`, where that is `batches`.
+    evaluate: judges the state every `config.eval_every` steps, into
+      evaluations.jsonl; it may not change it.
 
   Returns:
     The workdir.
@@ -116,18 +123,23 @@ def fit(
     state = training.shard_state(mesh, state)
     state = checkpoints.restore(state, stream)
     steps = range(int(state.step) + 1, config.steps + 1)
-    with training.Log(
+    log = training.Log(
       workdir / "metrics.jsonl",
       checkpoints,
       steps,
       config.log_every,
       examples=examples and partial(examples, config),
-    ) as log:
+    )
+    with log, _evaluations(workdir, evaluate, steps.start - 1) as judge:
       for n in steps:
         batch = next(stream)
         batch = training.shard_batch(mesh, {name: batch[name] for name in keep})
         state, metrics = train_step(state, batch)
         log(n, metrics)
+        # Before a checkpoint is saved, so that none is newer than the file.
+        if judge and n % config.eval_every == 0:
+          log.flush()  # nothing is judged that is not finite
+          judge(n, state)
         stopping = stop(n)
         if stopping or n % config.save_every == 0 or n == config.steps:
           log.flush()
@@ -140,3 +152,27 @@ def fit(
     plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
     print(f"trained to step {config.steps}: {workdir}")
   return workdir
+
+
+@contextlib.contextmanager
+def _evaluations(
+  workdir: Path, evaluate: Evaluate | None, step: int
+) -> Iterator[Callable[[int, training.TrainState], None] | None]:
+  """What judges a state and adds a line to evaluations.jsonl, after `step`."""
+  if evaluate is None:
+    yield None
+    return
+  writer = None
+  if jax.process_index() == 0:
+    writer = training.MetricsWriter(workdir / "evaluations.jsonl", step)
+
+  def judge(n: int, state: training.TrainState) -> None:
+    found = evaluate(state)
+    if writer is not None:
+      writer.write(n, found)
+
+  try:
+    yield judge
+  finally:
+    if writer is not None:
+      writer.close()

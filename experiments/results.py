@@ -53,7 +53,14 @@ TABLES = (
   "beit.table11",
   "beit.replica",
   "beit2.table1",
+  "beit2.table2",
+  "beit2.table3",
+  "beit2.table4",
+  "beit2.table5",
+  "beit2.table6",
+  "beit2.ade20k",
   "beit2.codebooks",
+  "beit2.replica",
 )
 
 
@@ -263,7 +270,7 @@ REPLICAS = ("mnist5k", "openmoji")
 # The paper's model in a row's command, where ours takes its place.
 _MODEL = re.compile(
   r"\b(?:ve|vp|subvp|ncsn|ncsnv2)/\w+|cifar10|imagenet64|\b(?:kl|vq)-f[\w-]+"
-  r"|\b(?:base|large)_plain_in1k(?:_\w+)?|\bin1k_paper|\bNAME\b"
+  r"|\b(?:base|large)_plain_in1k(?:_\w+)?|\bin1k(?:_paper)?\b|\bNAME\b"
 )
 
 

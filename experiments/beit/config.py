@@ -61,6 +61,7 @@ class Pretrain:
     early_layer: the block, from 1, whose patches BEiT v2's patch aggregation
       joins with the last class token; 0 for none. See `PatchAggregationModel`.
     extra_layers: blocks of the aggregation.
+    shared_head: it shares the last normalisation and layer, as published.
     lr: highest rate of AdamW.
     min_lr: the last rate.
     warmup: steps in which the rate rises from 0.
@@ -74,6 +75,7 @@ class Pretrain:
     dtype: run: of the network's computation.
     remat: run: recompute activations in the backward pass to save memory.
     fsdp: run: devices that share one copy of the parameters.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints and results go; runs/beit-NAME by default.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
@@ -110,6 +112,7 @@ class Pretrain:
   drop_path: float = 0.1
   early_layer: int = 0
   extra_layers: int = 2
+  shared_head: bool = True
   lr: float = 1.5e-3
   min_lr: float = 1e-5
   warmup: int = 6250
@@ -123,6 +126,7 @@ class Pretrain:
   dtype: Literal["float32", "bfloat16"] = "float32"
   remat: bool = False
   fsdp: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 5000
@@ -137,6 +141,13 @@ class Pretrain:
       ValueError: a field is out of range, or two contradict each other.
     """
     check_schedule(self)
+    check_accumulate(self)
+    varies = self.mask == "blockwise" and not self.exact_mask
+    if self.accumulate > 1 and self.recover == "masked" and varies:
+      raise ValueError(
+        "micro-batches need the same number of masked patches in all images: "
+        "set exact_mask"
+      )
     if self.image_size % self.patch_size:
       raise ValueError(
         f"image_size must be a multiple of patch_size = {self.patch_size}, got "
@@ -172,6 +183,19 @@ def check_schedule(config: Any, *counts: str) -> None:
     raise ValueError(
       f"the learning rate's schedule ends at decay_steps = "
       f"{config.decay_steps}, which must be at least steps = {config.steps}"
+    )
+
+
+def check_accumulate(config: Any) -> None:
+  """Refuses micro-batches that a batch cannot be divided into.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  if config.accumulate < 1 or config.batch_size % config.accumulate:
+    raise ValueError(
+      f"accumulate must be at least 1 and divide batch_size = "
+      f"{config.batch_size}, got {config.accumulate}"
     )
 
 

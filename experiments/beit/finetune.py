@@ -15,7 +15,7 @@ pre-training on ImageNet-1k. `mnist5k` takes about two minutes on two CPU
 cores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -78,21 +78,34 @@ def workdir_of(config: Finetune) -> Path:
   return Path(config.workdir or f"runs/finetune-{config.name}")
 
 
-def judge(config: Finetune, network: Classifier, params: PyTree) -> Accuracy:
+def judge(
+  config: Finetune,
+  network: Classifier,
+  params: PyTree,
+  classes: Sequence[int] = (),
+) -> Accuracy:
   """The accuracy on the test split.
 
   Args:
     config: its images and how they are cut.
     network: the classifier.
     params: its parameters.
+    classes: among which it chooses; all if none are named.
   """
 
   def classify(params: PyTree, batch: dict[str, Array]) -> Array:
     x = model.normalized(batch["image"], config.normalize)
-    return jnp.asarray(network.apply({"params": params}, x))
+    logits = jnp.asarray(network.apply({"params": params}, x))
+    return among(logits, classes) if classes else logits
 
   batches = judging_batches(config, config.image_size)
   return accuracy.measure(classify, params, batches)[0]
+
+
+def among(logits: Array, classes: Sequence[int]) -> Array:
+  """Logits `[B, K]` of which only those of some classes may be the largest."""
+  possible = jnp.zeros(logits.shape[-1], bool).at[jnp.array(classes)].set(True)
+  return jnp.where(possible[None], logits, -jnp.inf)
 
 
 def make_optimizer(config: Finetune) -> optax.GradientTransformation:
@@ -122,6 +135,7 @@ def make_step(config: Finetune, mesh: Mesh) -> training.TrainStep:
     make_optimizer(config),
     training.constant_ema(config.ema_decay),
     mesh,
+    config.accumulate,
   )
 
 

@@ -12,6 +12,7 @@ from experiments.beit.config import (
   LARGE,
   PLUS,
   PLUS_LARGE,
+  check_accumulate,
   check_schedule,
   epoch_steps,
   smoke_fields,
@@ -71,6 +72,7 @@ class Finetune:
     dtype: run: of the network's computation.
     remat: run: recompute activations in the backward pass to save memory.
     fsdp: run: devices that share one copy of the parameters.
+    accumulate: run: micro-batches that a batch is worked through in.
     workdir: run: where checkpoints and results go; runs/finetune-NAME by
       default.
     data_dir: run: where TFDS keeps data sets; its own default if empty.
@@ -123,6 +125,7 @@ class Finetune:
   dtype: Literal["float32", "bfloat16"] = "float32"
   remat: bool = False
   fsdp: int = 1
+  accumulate: int = 1
   workdir: str = ""
   data_dir: str = ""
   save_every: int = 5000
@@ -137,6 +140,7 @@ class Finetune:
       ValueError: a field is out of range, or two contradict each other.
     """
     check_schedule(self)
+    check_accumulate(self)
     if self.labels < 0:
       raise ValueError(f"labels must be at least 0, got {self.labels}")
     for name in ("smoothing", "erasing"):

@@ -109,7 +109,7 @@ class Frozen:
   def features(self, params: PyTree, images: Array) -> Array:
     """What all blocks tell of images in [-1, 1]: `[B, L, D]`, float32.
 
-    D is the width, or twice the width with the class token.
+    D is the width, or with "cls_mean" twice the width.
     """
     assert self.found.normalize is not None  # `load` has seen to it
     x = model.normalized(images, self.found.normalize)
@@ -118,11 +118,8 @@ class Frozen:
     for h in outputs:
       h = h.astype(jnp.float32)
       mean = h[:, 1:].mean(1)
-      told.append(
-        mean
-        if self.config.features == "mean"
-        else jnp.concatenate([h[:, 0], mean], -1)
-      )
+      kinds = {"mean": (mean,), "cls": (h[:, 0],), "cls_mean": (h[:, 0], mean)}
+      told.append(jnp.concatenate(kinds[self.config.features], -1))
     return jnp.stack(told, axis=1)
 
 
@@ -202,7 +199,7 @@ def all_features(frozen: Frozen, source: Any) -> FeatureSource:
 def init_state(frozen: Frozen, key: Key, run_key: Key) -> training.TrainState:
   """Weights `[L, D, K]` of deviation 0.01 and biases `[L, K]` of 0."""
   backbone, config = frozen.found.backbone, frozen.config
-  width = backbone.width * (1 if config.features == "mean" else 2)
+  width = backbone.width * (2 if config.features == "cls_mean" else 1)
   shape = (backbone.num_layers, width, config.num_classes)
   params = {
     "kernel": 0.01 * jax.random.normal(key, shape),

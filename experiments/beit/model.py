@@ -59,8 +59,8 @@ def make_mim(
   backbone = make_backbone(config)
   if not config.early_layer:
     return MaskedImageModel(backbone, vocabulary)
-  layers = config.early_layer, config.extra_layers
-  return PatchAggregationModel(backbone, vocabulary, *layers)
+  fields = config.early_layer, config.extra_layers, config.shared_head
+  return PatchAggregationModel(backbone, vocabulary, *fields)
 
 
 def make_classifier(config: Finetune) -> Classifier:

@@ -115,34 +115,47 @@ def make_step(
 ) -> training.TrainStep:
   """The jitted step `(state, batch) -> (state, metrics)`.
 
-  The tokenizer's parameters are arguments of it, and no constants.
+  A batch has `image`, `mask` and, with a tokenizer, `second`. The tokenizer's
+  parameters are arguments of a function of its own, and no constants.
   """
   # No average: decay 0 leaves the parameters themselves.
   step = training.make_train_step(
-    make_loss(config, tokenizer),
+    make_loss(config, tokenizer.vocabulary if tokenizer else 0),
     make_optimizer(config),
     training.constant_ema(0.0),
     mesh,
+    config.accumulate,
   )
   if tokenizer is None:
     return step
   everywhere = NamedSharding(mesh, PartitionSpec())
-  frozen = {"tokenizer": jax.device_put(tokenizer.params, everywhere)}
-  return lambda state, batch: step(state, batch | frozen)
+  split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  frozen = jax.device_put(tokenizer.params, everywhere)
+  encode = jax.jit(tokenizer.encode, out_shardings=split)
+
+  def with_tokens(state: training.TrainState, batch: Any):
+    tokens = encode(frozen, batch["second"])
+    kept = {name: batch[name] for name in ("image", "mask")}
+    return step(state, kept | {"tokens": tokens})
+
+  return with_tokens
 
 
 def make_loss(
-  config: Pretrain, tokenizer: Tokenizer | None
+  config: Pretrain, vocabulary: int
 ) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
   """Cross-entropy of visual tokens, or squared error of pixels.
+
+  Args:
+    config: of the pre-training.
+    vocabulary: of the tokens.
 
   Returns:
     (params, key, batch) -> (loss, metrics): the share `masked`, and of tokens
     the `accuracy` and `most_common`, the accuracy of who always says the token
     that is most frequent in the batch; under patch aggregation also its parts.
-    A batch has `image`, `second`, `mask` and the `tokenizer`'s parameters.
+    A batch has `image`, `mask` and, where they are predicted, `tokens`.
   """
-  vocabulary = tokenizer.vocabulary if tokenizer else 0
   network = model.make_mim(config, vocabulary)
 
   def loss_fn(params: PyTree, key: Key, batch: Any):
@@ -153,10 +166,10 @@ def make_loss(
     )
     share = mask.mean(dtype=jnp.float32)
     counted = mask if config.recover == "masked" else jnp.ones_like(mask)
-    if tokenizer is None:
+    if config.target == "pixels":
       patches = image_patches(x, config.patch_size)
       return masked_pixel_loss(predicted, patches, counted), {"masked": share}
-    tokens = tokenizer.encode(batch["tokenizer"], batch["second"])
+    tokens = batch["tokens"]
     if config.early_layer:
       loss, metrics = patch_aggregation_loss(predicted, tokens, counted)
     else:

@@ -29,7 +29,8 @@ class Probe:
     normalize: of the pixels: "half", in [-1, 1], "imagenet", or "trained",
       what the network was trained with.
     features: what is told of a block: "cls_mean", the class token and the mean
-      of the patches, as in the release; or "mean" alone, as in the paper.
+      of the patches, as in the release; "mean" alone, as in the paper; or
+      "cls" alone, as in BEiT v2's paper after patch aggregation.
     augment: a new random crop and flip each time; else the centre, and its
       features are computed once and kept in memory.
     crop_area: the smallest share of an image that a random crop may have.
@@ -63,7 +64,7 @@ class Probe:
   num_classes: int = 1000
   labels: int = 0
   normalize: Literal["trained", "half", "imagenet"] = "trained"
-  features: Literal["cls_mean", "mean"] = "cls_mean"
+  features: Literal["cls_mean", "mean", "cls"] = "cls_mean"
   augment: bool = True
   crop_area: float = 0.08
   flip: bool = True

@@ -19,7 +19,6 @@ it was stopped. The paper's numbers are of ImageNet-1k and BEiT-B (Tables 1 and
 
 import dataclasses
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +30,7 @@ from experiments.beit import (
   config,
   finetune,
   finetune_config,
+  in_small,
   linear_probe,
   model,
   pretrain,
@@ -39,6 +39,7 @@ from experiments.beit import (
 )
 from experiments.beit.config import Pretrain
 from experiments.beit.finetune_config import Finetune
+from experiments.beit.in_small import judged_on, part, row_name
 from experiments.beit.probe_config import Probe
 from experiments.cli import command_line
 from experiments.dvae import config as dvae_config
@@ -51,11 +52,6 @@ WITHOUT, WITH, GAIN = "not pre-trained", "pre-trained", "gain"
 LABELS = (50, 500, 0)
 PROBE = "linear probe, all labels"
 _COMMAND = "python -m experiments.beit.replica NAME"
-
-
-def row_name(labels: int) -> str:
-  """The row of so many labels; 0 stands for all."""
-  return f"fine-tuned, {labels or 'all'} labels"
 
 
 ROWS = (
@@ -124,20 +120,18 @@ class Replica:
     """The directory of all parts."""
     return Path(self.workdir or f"runs/beit-replica-{self.pretrain.name}")
 
-  def part(self, config: Any, name: str, **changes: Any) -> Any:
-    """The configuration of a part, whose workdir is of that name."""
-    fields = {"data_dir": self.data_dir, "smoke": self.smoke, **changes}
-    fields |= {"dtype": self.dtype, "workdir": str(self.root / name)}
-    return dataclasses.replace(config, **fields)
-
 
 def measure(what: Replica, seed: int) -> Iterator[Result]:
   """Trains and judges all networks of a seed; the results of the rows."""
   timer = results.Timer()
   tokenizer = str(what.root / "dvae")
   pretrained = pretrain.train(
-    what.part(
-      what.pretrain, f"seed{seed}/pretrain", tokenizer=tokenizer, seed=seed
+    part(
+      what,
+      what.pretrain,
+      f"seed{seed}/pretrain",
+      tokenizer=tokenizer,
+      seed=seed,
     )
   )
   shared = timer.seconds()
@@ -150,14 +144,14 @@ def measure(what: Replica, seed: int) -> Iterator[Result]:
     tuned = model.like(what.finetune, what.pretrain)
     scratch = dataclasses.replace(tuned, layer_decay=what.scratch_layer_decay)
     name = f"seed{seed}/{{}}-{labels or 'all'}"
-    without = what.part(scratch, name.format("scratch"), init="", **changes)
-    after = what.part(
-      tuned, name.format("finetune"), init=str(pretrained), **changes
+    without = part(what, scratch, name.format("scratch"), init="", **changes)
+    after = part(
+      what, tuned, name.format("finetune"), init=str(pretrained), **changes
     )
     found = [finetune.train(c) for c in (without, after)]
     top1 = [100 * judged.top1 for judged in found if judged is not None]
     size = f"{tuned.steps} steps of {tuned.batch_size}"
-    protocol = f"{learnt}; fine-tuned for {size}; {judged_on(what)}"
+    protocol = f"{learnt}; fine-tuned for {size}; {judged_on(what.finetune)}"
     yield make_result(
       row_name(labels), top1, after, protocol, shared + timer.seconds()
     )
@@ -167,22 +161,16 @@ def measure(what: Replica, seed: int) -> Iterator[Result]:
   for fresh in (True, False):
     name = f"seed{seed}/probe-{'fresh' if fresh else 'pretrained'}"
     changes = {"init": str(pretrained), "fresh": fresh, "seed": seed}
-    settings.append(what.part(what.probe, name, **changes))
+    settings.append(part(what, what.probe, name, **changes))
     probed.append(linear_probe.probe(settings[-1]))
   layers = " and ".join(str(found.layer) for found in probed)
   yield make_result(
     PROBE,
     [100 * found.best.top1 for found in probed],
     settings[-1],
-    f"{learnt}; best blocks {layers}; {judged_on(what)}",
+    f"{learnt}; best blocks {layers}; {judged_on(what.finetune)}",
     shared + timer.seconds(),
   )
-
-
-def judged_on(what: Replica) -> str:
-  """The images that accuracies are of, in words."""
-  source = what.finetune.test_dataset or what.finetune.dataset
-  return f"accuracy on {source}:{what.finetune.test_split}"
 
 
 def make_result(
@@ -197,25 +185,9 @@ def make_result(
   return Result(TITLE, row, ours, values, fields, protocol, seconds)
 
 
-def summary(found: Sequence[Result]) -> dict[str, dict[str, dict[str, Any]]]:
-  """Row -> column -> {"mean", "spread", "runs"}; no spread of a single run."""
-  content: dict[str, dict[str, dict[str, Any]]] = {}
-  for row in dict.fromkeys(result.row for result in found):
-    runs = [result.values for result in found if result.row == row]
-    content[row] = {}
-    for column in (WITHOUT, WITH, GAIN):
-      values = [run[column] for run in runs]
-      content[row][column] = {
-        "mean": statistics.mean(values),
-        "spread": statistics.stdev(values) if len(values) > 1 else None,
-        "runs": values,
-      }
-  return content
-
-
 def main(what: Replica) -> None:
   """Trains and measures everything, and writes tables and figures."""
-  tokenizer = dvae.train(what.part(what.dvae, "dvae"))
+  tokenizer = dvae.train(part(what, what.dvae, "dvae"))
   found: list[Result] = []
   for seed in what.seeds:
     print(f"seed {seed}", flush=True)
@@ -229,27 +201,27 @@ def main(what: Replica) -> None:
 def report(what: Replica, tokenizer: Path, found: Sequence[Result]) -> None:
   """Writes replica.json and .md, curve.png and predictions.png."""
   root = what.root
-  content = summary(found)
+  content = in_small.summary(found, (WITHOUT, WITH, GAIN))
   tokens = json.loads((tokenizer / "reconstruction.json").read_text())
   text = json.dumps({"rows": content, "tokenizer": tokens}, indent=2) + "\n"
   (root / "replica.json").write_text(text)
-  table = results.table(TITLE, ROWS, found) + results.averages(TITLE, found)
-  table += results.claims(TITLE, CLAIMS, found) + NOTE
-  (root / "replica.md").write_text(table)
   curve = {
-    labels: content[row_name(labels)]
-    for labels in what.labels
+    str(labels or "all"): content[row_name(labels)]
+    for labels in sorted(what.labels, key=lambda n: n or float("inf"))
     if row_name(labels) in content
   }
-  replica_figures.plot_curve(curve, root / "curve.png", (WITHOUT, WITH))
+  replica_figures.plot_curve(
+    curve, root / "curve.png", (WITHOUT, WITH), "labels"
+  )
   replica_figures.draw_predictions(
     root / f"seed{what.seeds[0]}/pretrain",
     what.finetune.test_split,
     root / "predictions.png",
   )
-  print(table)
+  path = root / "replica.md"
+  in_small.write_table(path, TITLE, ROWS, CLAIMS, NOTE, found)
   print(
-    f"saved: {root / 'replica.md'}, replica.json, curve.png, predictions.png, "
+    f"saved: {path}, replica.json, curve.png, predictions.png, "
     "results/, dvae/reconstructions.png"
   )
 

@@ -1,4 +1,4 @@
-"""Figures of the replica: accuracy over labels, and predicted images."""
+"""Figures of the replicas: accuracy over labels, and predicted images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,27 +20,28 @@ from jaxgen.types import Array, PyTree
 
 
 def plot_curve(
-  curve: Mapping[int, Mapping[str, Mapping[str, Any]]],
+  curve: Mapping[str, Mapping[str, Mapping[str, Any]]],
   path: Path,
   columns: Sequence[str],
+  label: str = "",
 ) -> None:
-  """Accuracy over the number of labels: all runs, and their means.
+  """Accuracy over what is on the x axis: all runs, and their means.
 
   Args:
-    curve: labels, 0 for all, -> column -> {"mean", "runs"}.
+    curve: tick of the x axis, in order, -> column -> {"mean", "runs"}.
     path: of the PNG.
     columns: what is compared.
+    label: of the x axis.
   """
-  labels = sorted(curve, key=lambda n: n or float("inf"))
   figure, axes = new_figure()
   for column in columns:
-    means = [curve[n][column]["mean"] for n in labels]
-    (line,) = axes.plot(range(len(labels)), means, label=column)
-    for i, n in enumerate(labels):
-      runs = curve[n][column]["runs"]
+    means = [values[column]["mean"] for values in curve.values()]
+    (line,) = axes.plot(range(len(curve)), means, label=column)
+    for i, values in enumerate(curve.values()):
+      runs = values[column]["runs"]
       axes.plot([i] * len(runs), runs, "o", alpha=0.5, color=line.get_color())
-  axes.set_xticks(range(len(labels)), [str(n or "all") for n in labels])
-  axes.set(xlabel="labels", ylabel="top-1 accuracy, %")
+  axes.set_xticks(range(len(curve)), list(curve))
+  axes.set(xlabel=label, ylabel="top-1 accuracy, %")
   axes.legend(frameon=False)
   figure.savefig(path, dpi=120)
 

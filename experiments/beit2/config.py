@@ -59,6 +59,7 @@ class Tokenizer:
     data_dir: run: where TFDS keeps data sets; its own default if empty.
     save_every: run: steps between checkpoints.
     log_every: run: steps between lines of metrics.jsonl.
+    eval_every: run: steps between evaluations of the test split.
     num_workers: run: processes that decode images.
     smoke: run: shrink to a few steps of a tiny network, to see it run.
   """
@@ -102,6 +103,7 @@ class Tokenizer:
   data_dir: str = ""
   save_every: int = 5000
   log_every: int = 100
+  eval_every: int = 2502
   num_workers: int = 0
   smoke: bool = False
 
@@ -111,9 +113,8 @@ class Tokenizer:
     Raises:
       ValueError: a field is out of range, or two contradict each other.
     """
-    check_schedule(
-      self, "teacher_dim", "code_dim", "num_layers", "decoder_layers"
-    )
+    counts = "teacher_dim", "code_dim", "num_layers", "decoder_layers"
+    check_schedule(self, *counts, "eval_every")
     if self.num_codes < 2:
       raise ValueError(f"num_codes must be at least 2, got {self.num_codes}")
     if not 0 < self.decay < 1:
@@ -143,6 +144,7 @@ def _released(name: str, **changes: Any) -> Tokenizer:
     warmup=WARMUP_EPOCHS * epoch,
     decay_steps=EPOCHS * epoch,
     steps=EPOCHS * epoch,
+    eval_every=epoch,
     **changes,
   )
 
@@ -182,6 +184,7 @@ _MNIST = Tokenizer(
   batch_size=32,
   save_every=500,
   log_every=10,
+  eval_every=250,
 )
 SMALL = {
   "mnist5k": _MNIST,
@@ -213,6 +216,7 @@ SMALL = {
     batch_size=128,
     save_every=2500,
     log_every=50,
+    eval_every=1000,
   ),
 }
 CONFIGS = PUBLISHED | SMALL
@@ -235,4 +239,5 @@ def smoke(config: Tokenizer) -> Tokenizer:
     batch_size=8,
     save_every=3,
     log_every=1,
+    eval_every=3,
   )

@@ -11,6 +11,7 @@ on 8 V100 for 100 epochs of ImageNet-1k; of its 8192 codes 97% are in use
 """
 
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from experiments.dvae.model import collapse
 from experiments.fitting import fit
 from jaxgen import data, training
 from jaxgen.data import transforms
-from jaxgen.nn.quantizers import codebook_usage
+from jaxgen.nn.norm_ema import Codebook
+from jaxgen.nn.quantizers import usage_of
+from jaxgen.types import PyTree
 
 
 def train(config: Config) -> Path:
@@ -38,12 +41,21 @@ def train(config: Config) -> Path:
 
   Returns:
     The workdir, with checkpoints/, metrics.jsonl, loss.png, and, of the test
-    split, evaluation.json.
+    split, evaluations.jsonl during the training and evaluation.json of its end.
   """
   training.initialize_distributed()
   config = configs.smoke(config) if config.smoke else config
   workdir = Path(config.workdir or f"runs/vqkd-{config.name}")
   teacher = load_teacher(config)
+  mesh = training.make_mesh(fsdp=config.fsdp)
+  evaluate = make_evaluate(config, teacher, mesh)
+
+  def judge(state: training.TrainState) -> dict[str, float]:
+    values = evaluate(state.params, state.memory)
+    if said := collapsed(config, values):
+      print(f"step {int(state.step)}: {said}", flush=True)
+    return values
+
   fit(
     config,
     "beit2_vqkd",
@@ -51,6 +63,7 @@ def train(config: Config) -> Path:
     partial(vqkd_model.init_state, config),
     partial(make_step, config, teacher),
     batches=batches,
+    evaluate=judge,
   )
   if jax.process_count() == 1:
     show(workdir, teacher)
@@ -122,45 +135,82 @@ def random_view(
   return {"image": transforms.random_flip(rng, image, 0.5 if flip else 0.0)}
 
 
-def show(workdir: Path, teacher: Teacher) -> dict[str, float]:
-  """Evaluates a training on its test split; says if the codes collapsed.
+def make_evaluate(
+  config: Config, teacher: Teacher, mesh: Mesh
+) -> Callable[[PyTree, Codebook], dict[str, float]]:
+  """(parameters, codebook) -> what they do on the test split.
+
+  Evaluates over all devices, and leaves the codebook as it is.
+
+  Args:
+    config: of the training.
+    teacher: its teacher.
+    mesh: where parameters and codebook live.
 
   Returns:
     `rec`, the mean of 1 - cos; `used` and `perplexity` of the codes; `unused`,
     how many never occur; and how many `tokens` there were.
   """
-  config, params, codebook = vqkd_model.restore(workdir)
+  count = vqkd_model.make_count(config, teacher)
+  crop = partial(_central, size=config.image_size, crop_pct=config.crop_pct)
+  frozen = training.shard_state(mesh, teacher.params)
+
   source = data.load(config.dataset, config.test_split, config.data_dir or None)
-  evaluate = vqkd_model.make_evaluate(config, teacher)
-  crop = lambda example: {
-    "image": transforms.eval_crop(
-      example["image"], config.image_size, config.crop_pct
+
+  def evaluate(params: PyTree, codebook: Codebook) -> dict[str, float]:
+    rec, counts = 0.0, np.zeros(config.num_codes)
+    for batch in data.eval_batches(
+      source, config.batch_size, config.image_size, transform=crop
+    ):
+      placed = training.shard_batch(mesh, batch)
+      sums = count(params, frozen, codebook, placed)
+      rec, counts = rec + float(sums[0]), counts + np.asarray(sums[1])
+    used, perplexity = map(float, usage_of(jnp.asarray(counts)))
+    return {
+      "rec": rec / counts.sum(),
+      "used": used,
+      "perplexity": perplexity,
+      "unused": int((counts == 0).sum()),
+      "tokens": int(counts.sum()),
+    }
+
+  return evaluate
+
+
+def _central(
+  example: dict[str, Any], size: int, crop_pct: float
+) -> dict[str, np.ndarray]:
+  return {"image": transforms.eval_crop(example["image"], size, crop_pct)}
+
+
+def collapsed(config: Config, values: Mapping[str, float]) -> str:
+  """One sentence if most codes are not used, or nearly only one; else ""."""
+  n, tokens = config.num_codes, int(values["tokens"])
+  if n - values["unused"] < min(n, tokens) / 2:
+    return (
+      f"the codebook has collapsed: {values['unused']:.0f} of its {n} codes do "
+      f"not occur in {config.test_split}"
     )
-  }
-  found: list[tuple[np.ndarray, np.ndarray]] = []
-  for batch in data.eval_batches(
-    source, config.batch_size, config.image_size, transform=crop
-  ):
-    rec, tokens = evaluate(params, teacher.params, codebook, batch["image"])
-    mask = batch["mask"]
-    found.append((np.asarray(rec)[mask], np.asarray(tokens)[mask]))
-  rec, tokens = (np.concatenate(x) for x in zip(*found, strict=True))
-  usage = codebook_usage(jnp.asarray(tokens), config.num_codes)
-  used, perplexity = map(float, usage)
-  values = {
-    "rec": float(rec.mean()),
-    "used": used,
-    "perplexity": perplexity,
-    "unused": config.num_codes - len(np.unique(tokens)),
-    "tokens": tokens.size,
-  }
+  return collapse(n, values["perplexity"], tokens)
+
+
+def show(workdir: Path, teacher: Teacher) -> dict[str, float]:
+  """Evaluates a training on its test split; says if the codes collapsed.
+
+  Returns:
+    See `make_evaluate`.
+  """
+  config, params, codebook = vqkd_model.restore(workdir)
+  mesh = training.make_mesh(fsdp=config.fsdp)
+  placed = training.shard_state(mesh, (params, codebook))
+  values = make_evaluate(config, teacher, mesh)(*placed)
   text = json.dumps(values, indent=2) + "\n"
   (workdir / "evaluation.json").write_text(text)
   print(
-    f"{config.test_split}: 1 - cos {values['rec']:.4f}, {used:.0%} of "
-    f"{config.num_codes} codes used, perplexity {perplexity:.4g}"
+    f"{config.test_split}: 1 - cos {values['rec']:.4f}, {values['used']:.0%} "
+    f"of {config.num_codes} codes used, perplexity {values['perplexity']:.4g}"
   )
-  if said := collapse(config.num_codes, perplexity, tokens.size):
+  if said := collapsed(config, values):
     print(said)
   print(f"saved: {workdir / 'evaluation.json'}")
   return values

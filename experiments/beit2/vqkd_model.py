@@ -103,21 +103,28 @@ def recent_usage(codebook: Codebook, decay: float) -> tuple[Array, Array]:
   return used, usage_of(codebook.usage)[1]
 
 
-def make_evaluate(config: Config, teacher: Teacher) -> Any:
-  """(params, the teacher's, codebook, images) -> (rec, tokens), jitted.
+def make_count(config: Config, teacher: Teacher) -> Any:
+  """(params, the teacher's, codebook, batch) -> sums over the batch, jitted.
 
-  `rec` is 1 - cos of every patch, `[B, N]`, and the tokens are `[B, N]`.
+  A batch has `image` and `mask`, and may be split over devices. The sums, which
+  all devices get: 1 - cos of all patches `[]`, and how often each code occurs
+  `[num_codes]`. The codebook stays as it is.
   """
   network = make_network(config)
 
   @jax.jit
-  def evaluate(params: PyTree, frozen: PyTree, codebook: Codebook, x: Array):
+  def count(params: PyTree, frozen: PyTree, codebook: Codebook, batch: Any):
+    x = batch["image"]
     target = teacher.features(frozen, x)
     out: Any = network.apply({"params": params}, x, codebook)
     cosine = (norm_ema.unit(out.features) * norm_ema.unit(target)).sum(-1)
-    return 1 - cosine, out.quantized.indices.reshape(len(x), -1)
+    real = batch["mask"].astype(jnp.float32)[:, None]
+    tokens = out.quantized.indices.reshape(len(x), -1)
+    weight = jnp.broadcast_to(real, tokens.shape).ravel()
+    counts = jnp.bincount(tokens.ravel(), weight, length=config.num_codes)
+    return ((1 - cosine) * real).sum(), counts
 
-  return evaluate
+  return count
 
 
 def restore(workdir: Path) -> tuple[Config, PyTree, Codebook]:

@@ -22,7 +22,8 @@ class Task:
     n: images of every prompt.
     seed: of a prompt's first image; those after it have seed + 1, ...
     batch_size: images at a time, over all devices.
-    tokenizer: folder of vocab.json and merges.txt, if not beside the weights.
+    tokenizer: folder of vocab.json and merges.txt, or of tokenizer.json, if
+      they are not beside the weights.
     progress: show the steps.
     out: directory for the images.
   """

@@ -11,7 +11,7 @@ from jaxgen.convert import sd1, sd1_folder
 from jaxgen.convert.configs import read_config
 from jaxgen.convert.ldm_unet import PREFIX
 from jaxgen.convert.torch_files import read_state
-from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer
+from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer_of
 from jaxgen.types import PyTree
 
 PUBLISHED = (
@@ -52,8 +52,8 @@ def load(
 
   Args:
     weights: the file or folder.
-    tokenizer: a folder with vocab.json and merges.txt; by default that of the
-      folder, or the one where the file lies.
+    tokenizer: a folder with vocab.json and merges.txt, or tokenizer.json; by
+      default that of the folder, or the one where the file lies.
     networks: the text-to-image model's; the inpainting model's differ in their
       `concat_channels`.
 
@@ -76,7 +76,7 @@ def load(
     params = sd1.from_original(state, networks)
   beside = path / "tokenizer" if path.is_dir() else path.parent
   folder = Path(tokenizer or beside)
-  text = clip_tokenizer(folder / "vocab.json", folder / "merges.txt")
+  text = clip_tokenizer_of(folder)
   known = networks.text_encoder.vocab_size
   if text.vocab_size != known:
     raise ValueError(

@@ -3,7 +3,7 @@
 unet/          config.json, diffusion_pytorch_model.safetensors
 vae/           config.json, diffusion_pytorch_model.safetensors
 text_encoder/  config.json, model.safetensors
-tokenizer/     vocab.json, merges.txt
+tokenizer/     vocab.json, merges.txt; or tokenizer.json
 scheduler/     scheduler_config.json
 """
 
@@ -16,14 +16,14 @@ from jaxgen.convert.configs import check_config, read_config, write_config
 from jaxgen.convert.sd1 import SCALE_FACTOR, SD1, Networks, Params
 from jaxgen.convert.state import State, write_safetensors
 from jaxgen.convert.torch_files import read_state
-from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer
+from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer_of
 from jaxgen.nn.autoencoder import AutoencoderKL
 from jaxgen.nn.clip_text import ClipText
 from jaxgen.nn.ldm_unet import UNet
 
 _WEIGHTS = "diffusion_pytorch_model"
 _TEXT_WEIGHTS = ("model", "pytorch_model")
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
 
 # Options of diffusers' networks and schedulers as Stable Diffusion 1 has them,
 # which a file need not mention.
@@ -126,9 +126,8 @@ def load(path: str | Path, networks: Networks = SD1) -> Params:
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
-  """The tokenizer of a model's folder; raises like `clip_tokenizer`."""
-  vocab, merges = (Path(path) / "tokenizer" / f for f in _TOKENIZER_FILES)
-  return clip_tokenizer(vocab, merges)
+  """The tokenizer of a model's folder; raises like `clip_tokenizer_of`."""
+  return clip_tokenizer_of(Path(path) / "tokenizer")
 
 
 def save(
@@ -143,8 +142,11 @@ def save(
     path: the folder, made if need be.
     params: of the networks.
     networks: the networks.
-    tokenizer: a folder with vocab.json and merges.txt, which are copied;
-      without it the pipeline needs a tokenizer from elsewhere.
+    tokenizer: a folder with vocab.json and merges.txt, or tokenizer.json,
+      which are copied; without it the pipeline needs one from elsewhere.
+
+  Raises:
+    FileNotFoundError: if the folder has neither.
   """
   path = Path(path)
   unet = _made(path / "unet")
@@ -160,9 +162,11 @@ def save(
   scheduler = _made(path / "scheduler") / "scheduler_config.json"
   write_config(scheduler, _SCHEDULE | _SCHEDULE_DEFAULTS | _SCHEDULER)
   if tokenizer is not None:
+    clip_tokenizer_of(tokenizer)
     folder = _made(path / "tokenizer")
     for name in _TOKENIZER_FILES:
-      shutil.copyfile(Path(tokenizer) / name, folder / name)
+      if (Path(tokenizer) / name).is_file():
+        shutil.copyfile(Path(tokenizer) / name, folder / name)
     write_config(
       folder / "tokenizer_config.json",
       {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77},

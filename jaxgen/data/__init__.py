@@ -28,6 +28,7 @@ from jaxgen.data.tokenizers import (
   TextTokenizer,
   bert_tokenizer,
   clip_tokenizer,
+  clip_tokenizer_of,
   load_tokenizer,
   train_word_tokenizer,
 )
@@ -58,6 +59,7 @@ __all__ = [
   "celeba_crop",
   "center_crop_resize",
   "clip_tokenizer",
+  "clip_tokenizer_of",
   "color_jitter",
   "eval_batches",
   "eval_crop",

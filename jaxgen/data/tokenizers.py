@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.data.optional import optional
-from jaxgen.json_files import read_json
+from jaxgen.json_files import read_entries, read_json
 from jaxgen.messages import reason
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -25,6 +25,7 @@ _CLIP_WORDS = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
   r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
+_CLIP_PAIRS = {"unk_token": END, "end_of_word_suffix": "</w>"}
 _LONGEST = 2**20
 _CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14"
 _BERT_SOURCE = "https://huggingface.co/google-bert/bert-base-uncased"
@@ -107,20 +108,42 @@ def clip_tokenizer(
   existing(merges, _CLIP_SOURCE)
   model = _parsed(
     lambda: library.models.BPE.from_file(
-      str(vocab), str(merges), unk_token=END, end_of_word_suffix="</w>"
+      str(vocab), str(merges), **_CLIP_PAIRS
     ),
     merges,
   )
-  rules = library.Tokenizer(model)
-  rules.normalizer = _clip_normalizer(library)
-  words = library.Regex(_CLIP_WORDS)
-  split = library.pre_tokenizers.Split(words, behavior="removed", invert=True)
-  as_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-  rules.pre_tokenizer = library.pre_tokenizers.Sequence([split, as_bytes])
-  rules.decoder = library.decoders.Sequence(
-    [library.decoders.ByteLevel(), library.decoders.Replace("</w>", " ")]
-  )
-  return framed(library, rules, (START, END, END), (), length)
+  return _clip_rules(library, model, length)
+
+
+def clip_tokenizer_of(folder: str | Path, length: int = 77) -> TextTokenizer:
+  """`clip_tokenizer` of the files in a folder.
+
+  They are vocab.json and merges.txt or, where these are absent, tokenizer.json
+  as transformers writes it: its vocabulary and merges are taken, its rules are
+  CLIP's.
+
+  Raises:
+    FileNotFoundError: if there are none; says where they are published.
+    ValueError: if a file is not what it should be, or length < 2.
+  """
+  folder = Path(folder)
+  whole = folder / "tokenizer.json"
+  if (folder / "vocab.json").is_file() or not whole.is_file():
+    return clip_tokenizer(folder / "vocab.json", folder / "merges.txt", length)
+  library = optional("tokenizers", "text")
+  parts = read_entries(whole).get("model")
+  parts = parts if isinstance(parts, dict) else {}
+  tokens, merges = parts.get("vocab"), parts.get("merges")
+  if not isinstance(tokens, dict) or not isinstance(merges, list):
+    raise ValueError(f"{whole} has no vocabulary and merges of byte pairs.")
+  _require(tokens, (START, END), whole)
+
+  def byte_pairs():
+    pairs = [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges]
+    return library.models.BPE(vocab=tokens, merges=pairs, **_CLIP_PAIRS)
+
+  model = _parsed(byte_pairs, whole)
+  return _clip_rules(library, model, length)
 
 
 def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
@@ -249,6 +272,19 @@ def framed(
     length=length, pad_id=rules.token_to_id(pad), pad_token=pad
   )
   return TextTokenizer(rules)
+
+
+def _clip_rules(library: Any, model: Any, length: int) -> TextTokenizer:
+  rules = library.Tokenizer(model)
+  rules.normalizer = _clip_normalizer(library)
+  words = library.Regex(_CLIP_WORDS)
+  split = library.pre_tokenizers.Split(words, behavior="removed", invert=True)
+  as_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  rules.pre_tokenizer = library.pre_tokenizers.Sequence([split, as_bytes])
+  rules.decoder = library.decoders.Sequence(
+    [library.decoders.ByteLevel(), library.decoders.Replace("</w>", " ")]
+  )
+  return framed(library, rules, (START, END, END), (), length)
 
 
 def _clip_normalizer(library: Any) -> Any:

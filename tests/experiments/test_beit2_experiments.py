@@ -45,8 +45,8 @@ def run(tmp_path_factory):
   return train(config)
 
 
-def lines(workdir):
-  text = (workdir / "metrics.jsonl").read_text()
+def lines(workdir, name="metrics.jsonl"):
+  text = (workdir / name).read_text()
   return [json.loads(line) for line in text.splitlines()]
 
 
@@ -65,6 +65,7 @@ def test_the_released_recipe(name, layers, dim):
   assert (config.batch_size, config.decay, config.restart) == (512, 0.99, 0)
   assert (config.num_codes, config.code_dim, config.kmeans) == (8192, 32, True)
   assert (config.crop_area, config.flip, config.crop_pct) == (0.08, True, 0.875)
+  assert config.eval_every == epoch
   released = f"{layers}x768x12_{name.rsplit('_')[-1]}"
   assert vqkd_model.make_network(config) == VQKDS[released]
   assert dataclasses.replace(CONFIGS["base_3_clip"]) == Tokenizer()
@@ -93,6 +94,48 @@ def test_a_run_leaves_its_files(run):
   # Six batches of 8 x 49 tokens, by the moving average.
   total = 8 * 49 * (1 - 0.99**6)
   np.testing.assert_allclose(codebook.usage.sum(), total, rtol=1e-4)
+
+
+def test_evaluations_are_of_the_test_split(run):
+  """Over eight devices as by hand on one; a batch's filling does not count."""
+  config, params, codebook = vqkd_model.restore(run)
+  found = lines(run, "evaluations.jsonl")
+  assert [line["step"] for line in found] == [3, 6]
+  end = json.loads((run / "evaluation.json").read_text())
+  assert found[-1] == {"step": 6, **end}
+  source = data.load("mnist5k", "test[:20]")
+  x = next(data.eval_batches(source, 20, 28))["image"]
+  teacher = train_vqkd.load_teacher(config)
+  network = vqkd_model.make_network(config)
+
+  @jax.jit
+  def of(params, frozen, x):
+    out = network.apply({"params": params}, x, codebook)
+    pair = out.features, teacher.features(frozen, x)
+    return out.quantized.indices, *map(norm_ema.unit, pair)
+
+  tokens, predicted, wanted = map(np.asarray, of(params, teacher.params, x))
+  counts = np.bincount(tokens.ravel(), minlength=16)
+  p = counts[counts > 0] / (20 * 49)
+  assert end["unused"] == (counts == 0).sum()
+  assert end["used"] == pytest.approx(len(p) / 16)
+  perplexity = np.exp(-(p * np.log(p)).sum())
+  assert end["perplexity"] == pytest.approx(perplexity, rel=1e-5)
+  rec = 1 - (predicted * wanted).sum(-1).mean()
+  assert end["rec"] == pytest.approx(rec, rel=1e-4)
+
+
+def test_a_collapse_is_said_in_one_sentence():
+  config = dataclasses.replace(CONFIGS["mnist5k"], num_codes=100)
+  values = {"unused": 50, "tokens": 1000, "perplexity": 40.0}
+  assert train_vqkd.collapsed(config, values) == ""
+  said = train_vqkd.collapsed(config, values | {"unused": 51})
+  assert said.startswith("the codebook has collapsed: 51 of its 100 codes do")
+  # Forty tokens can use no more codes; of two, one is nearly never used.
+  few = {"unused": 70, "tokens": 40, "perplexity": 20.0}
+  assert train_vqkd.collapsed(config, few) == ""
+  said = train_vqkd.collapsed(config, values | {"perplexity": 1.01})
+  assert "perplexity of its 100 codes is 1.01" in said
 
 
 def test_a_trained_tokenizer_is_loaded(run):

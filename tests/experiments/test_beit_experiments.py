@@ -52,16 +52,10 @@ def brightness(factor=4, channels=1):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """Compiling is what takes time here, for eight devices more than for one."""
-  make_mesh, one = training.make_mesh, jax.devices()[:1]
-  patch = pytest.MonkeyPatch()
-  patch.setattr(
-    training, "make_mesh", lambda **axes: make_mesh(**axes, devices=one)
-  )
-  patch.setattr(fitting, "plot_loss", lambda metrics, path: None)
-  yield
-  patch.undo()
+def no_plots(one_device):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fitting, "plot_loss", lambda metrics, path: None)
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -186,23 +180,31 @@ def test_a_probe_reports_its_best_block(chain):
 
 
 def test_what_a_block_tells(chain):
-  """Class token and mean of patches of all blocks, or the mean alone."""
+  """Class token and mean of patches of all blocks, or one of them alone."""
   root, _, _ = chain
   config = dataclasses.replace(PROBES["mnist5k"], init=str(root / "pretrain"))
   x = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 1)).astype("f")
   both = linear_probe.Frozen.load(config)
-  mean = linear_probe.Frozen.load(dataclasses.replace(config, features="mean"))
+  mean, cls = (
+    linear_probe.Frozen(dataclasses.replace(config, features=name), both.found)
+    for name in ("mean", "cls")
+  )
 
   @jax.jit
   def of(params):
     h = both.found.backbone.apply({"params": params}, x)
-    return both.features(params, x), mean.features(params, x), h[1]
+    return *(f.features(params, x) for f in (both, mean, cls)), h[1]
 
-  told, alone, h = of(both.found.params)
+  told, alone, token, h = of(both.found.params)
   assert told.shape == (2, 2, 64)
   np.testing.assert_allclose(told[:, 1, :32], h[:, 0], atol=1e-6)
   np.testing.assert_allclose(told[:, 1, 32:], h[:, 1:].mean(1), atol=1e-6)
   np.testing.assert_array_equal(alone, told[..., 32:])
+  np.testing.assert_array_equal(token, told[..., :32])
+  key = jax.random.key(0)
+  for frozen, width in ((both, 64), (mean, 32), (cls, 32)):
+    state = linear_probe.init_state(frozen, key, key)
+    assert state.params["kernel"].shape == (2, width, 10)
   fresh = linear_probe.Frozen.load(dataclasses.replace(config, fresh=True))
   assert paths(fresh.found.params) == paths(both.found.params)
   kernel = [f.found.params["block_0"]["attn"]["qkv"] for f in (both, fresh)]
@@ -249,15 +251,14 @@ def test_what_the_ablation_asks_for():
   images = np.full((2, 8, 8, 1), -1.0, np.float32)
   images[:, :, :4] = 0.5
   mask = np.array([[[True, False], [True, False]]] * 2)
-  batch = {"image": images, "second": images, "mask": mask}
-  batch["tokenizer"] = brightness().params
+  tokens_of = brightness().encode(brightness().params, images)
+  batch = {"image": images, "mask": mask, "tokens": tokens_of}
 
   def loss(key, **changes):
     config = dataclasses.replace(tokens, **changes)
-    tokenizer = pretrain.load_tokenizer(config)
     params = model.make_mim(config, LEVELS).init(key, images)["params"]
     zero = jax.tree.map(jnp.zeros_like, params["lm_head"])
-    loss_fn = pretrain.make_loss(config, tokenizer)
+    loss_fn = pretrain.make_loss(config, LEVELS)
     return loss_fn(params | {"lm_head": zero}, key, batch)
 
   @jax.jit
@@ -265,13 +266,11 @@ def test_what_the_ablation_asks_for():
     return (
       loss(key, target="pixels"),
       loss(key, target="pixels", recover="all"),
-      loss(key, tokenizer="brightness"),
-      loss(key, tokenizer="brightness", recover="all"),
+      loss(key),
+      loss(key, recover="all"),
     )
 
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(tokenizers, "load", lambda path: brightness())
-    found = losses(jax.random.key(0))
+  found = losses(jax.random.key(0))
   values = [float(value) for value, _ in found]
   uniform = np.log(LEVELS)
   assert values == pytest.approx([0.25, (0.25 + 1) / 2, uniform, uniform])
@@ -294,14 +293,15 @@ def test_a_full_step_fits_together():
   state = jax.eval_shape(
     lambda key: pretrain.init_state(config, tokenizer, key, key), key
   )
+  second = jax.ShapeDtypeStruct((8, 112, 112, 3), jnp.float32)
   batch = {
     "image": jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32),
-    "second": jax.ShapeDtypeStruct((8, 112, 112, 3), jnp.float32),
     "mask": jax.ShapeDtypeStruct((8, 14, 14), bool),
-    "tokenizer": {"encoder": encoder},
+    "tokens": jax.eval_shape(tokenizer.encode, tokenizer.params, second),
   }
+  assert batch["tokens"].shape == (8, 196)
   step = training.make_train_step(
-    pretrain.make_loss(config, tokenizer),
+    pretrain.make_loss(config, tokenizer.vocabulary),
     pretrain.make_optimizer(config),
     training.constant_ema(0.0),
     training.make_mesh(),
@@ -313,6 +313,59 @@ def test_a_full_step_fits_together():
   assert set(metrics) == {
     "loss", "grad_norm", "accuracy", "masked", "most_common",
   }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recover", ["masked", "all"])
+def test_micro_batches_are_as_the_batch(recover):
+  """Without noise, and with as many masked patches in every image."""
+  config = dataclasses.replace(
+    CONFIGS["mnist5k"],
+    **SIZES,
+    batch_size=32,
+    recover=recover,
+    exact_mask=True,
+    early_layer=1,
+  )
+  rng = np.random.default_rng(0)
+  mask = np.zeros((32, 49), bool)
+  for row in mask:
+    row[rng.permutation(49)[:20]] = True
+  images = rng.uniform(-1, 1, (32, 28, 28, 1)).astype("f")
+  batch = {
+    "image": images,
+    "second": images,
+    "mask": mask.reshape(32, 7, 7),
+  }
+  mesh, tokenizer = training.make_mesh(), brightness()
+  found = []
+  for accumulate in (1, 2):
+    here = dataclasses.replace(config, accumulate=accumulate)
+    step = pretrain.make_step(here, tokenizer, mesh)
+    state = pretrain.init_state(here, tokenizer, *[jax.random.key(0)] * 2)
+    state = training.shard_state(mesh, state)
+    found.append(step(state, training.shard_batch(mesh, batch)))
+  (one, metrics), (two, others) = found
+  for name in ("loss", "grad_norm", "main", "aggregated", "accuracy"):
+    np.testing.assert_allclose(metrics[name], others[name], rtol=1e-4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    one.opt_state,
+    two.opt_state,
+  )
+
+
+@pytest.mark.parametrize(
+  ("config", "changes", "message"),
+  [
+    (CONFIGS["base_in1k"], {"accumulate": 3}, "divide batch_size = 2048, got"),
+    (CONFIGS["base_in1k"], {"accumulate": 2}, "the same number of masked"),
+    (FINETUNES["mnist5k"], {"accumulate": 0}, "at least 1 and divide batch_"),
+  ],
+)
+def test_micro_batches_that_are_refused(config, changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(config, **changes)
 
 
 def test_accuracy_counts_real_images():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import results
-from experiments.beit import config, model, replica, replica_figures
+from experiments.beit import config, in_small, model, replica, replica_figures
 from experiments.tokenizers import Tokenizer
 
 
@@ -30,6 +30,11 @@ def fake_results():
   ]
 
 
+def summarised(found):
+  columns = (replica.WITHOUT, replica.WITH, replica.GAIN)
+  return in_small.summary(found, columns)
+
+
 def test_claims_are_judged_over_all_seeds():
   text = results.claims(replica.TITLE, replica.CLAIMS, fake_results())
   helps = "pre-training helps: fine-tuned,"
@@ -41,7 +46,7 @@ def test_claims_are_judged_over_all_seeds():
 
 
 def test_means_and_spreads():
-  content = replica.summary(fake_results())
+  content = summarised(fake_results())
   found = content[replica.row_name(50)]
   assert found[replica.WITHOUT] == {
     "mean": 62.0,
@@ -49,7 +54,7 @@ def test_means_and_spreads():
     "runs": [60.0, 64.0],
   }
   assert found[replica.GAIN]["runs"] == [20.0, 18.0]
-  single = replica.summary(fake_results()[:1])
+  single = summarised(fake_results()[:1])
   assert single[replica.row_name(50)][replica.WITH]["spread"] is None
 
 
@@ -64,8 +69,8 @@ def test_the_rows_of_a_result(tmp_path):
 
 
 def test_the_curve_is_drawn(tmp_path):
-  content = replica.summary(fake_results())
-  curve = {0: content[replica.row_name(0)], 50: content[replica.row_name(50)]}
+  content = summarised(fake_results())
+  curve = {str(n): content[replica.row_name(n)] for n in (50, 0)}
   path = tmp_path / "curve.png"
   replica_figures.plot_curve(curve, path, (replica.WITHOUT, replica.WITH))
   assert path.stat().st_size > 1000

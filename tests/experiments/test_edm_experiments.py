@@ -20,6 +20,8 @@ from experiments.sampling import make_draw, make_times
 from experiments.score_sde import config as score_sde_config
 from experiments.score_sde import model as score_sde_model
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SCORING = Scoring(reference="mnist5k:test[:40]")
 
 

@@ -64,6 +64,7 @@ def check_against_the_original(name, config, state, found):
     np.testing.assert_allclose(tensors[tensor], want, atol=3e-4)
 
 
+@pytest.mark.slow
 def test_four_steps_of_a_kl_autoencoder_are_the_originals(monkeypatch):
   """Losses, weights, logits, statistics; the discriminator starts second.
 

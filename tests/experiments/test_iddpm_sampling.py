@@ -20,6 +20,8 @@ from jaxgen.convert import openai
 from jaxgen.nn.openai_classifier import CLASSIFIERS
 from jaxgen.nn.openai_unet import ADM_NETWORKS, IDDPM_NETWORKS
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SMALL = Sampling("ddim", 4)
 
 
@@ -236,6 +238,7 @@ def judge(tmp_path_factory):
   return classifier.train(config)
 
 
+@pytest.mark.slow
 def test_both_guidances_sample(upsampler, judge, tmp_path):
   how = Sampling("ddpm", 3, label=7, guidance=2.0, classifier_scale=2.0)
   sample.main(

@@ -11,37 +11,34 @@ from experiments.iddpm import ablation, figures, table1, table2, table3, table4
 from experiments.iddpm.config import CONFIGS
 from experiments.sampling import Sampling
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SCORING = evaluate.Scoring(reference="mnist5k:test[:40]")
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-  """One row of Table 2 of a class-conditional model, with two seeds."""
+  """One row of Table 2 of a class-conditional model."""
   directory = tmp_path_factory.mktemp("table2")
   config = dataclasses.replace(
     CONFIGS["mnist5k"], num_classes=10, workdir=str(directory), smoke=True
   )
-  sizes = ablation.Sizes(
-    (0, 1), 8, bound_chunk=10, samples=12, sampling_steps=5
-  )
+  sizes = ablation.Sizes((3,), 8, bound_chunk=10, samples=12, sampling_steps=5)
   what = table2.Table(config, SCORING, sizes, ("4K-cosine-vlb",))
   table2.main(what)
   return directory
 
 
-def test_a_row_is_trained_with_every_seed(measured):
+def test_a_row_is_trained(measured):
   text = (measured / "table.md").read_text()
-  assert text.count("| 4K-cosine-vlb | 2.94 | 11.47 |") == 2
-  assert "| 4K-cosine-vlb | mnist5k | 0, 1 |" in text
+  assert text.count("| 4K-cosine-vlb | 2.94 | 11.47 |") == 1
   assert "L_vlb has a worse FID than L_hybrid: not run" in text
   assert (measured / "table.png").exists()
-  nll = []
-  for path in sorted(measured.glob("*.json")):
-    result = results.Result(**json.loads(path.read_text()))
-    assert result.config["objective"] == "vlb"
-    assert "mnist5k-cnn" in result.ours["FID"]
-    nll.append(result.values["NLL"])
-  assert len(set(nll)) == 2
+  (path,) = measured.glob("*.json")
+  result = results.Result(**json.loads(path.read_text()))
+  assert result.config["objective"] == "vlb"
+  assert result.config["seed"] == 3
+  assert "mnist5k-cnn" in result.ours["FID"]
   unknown = table2.Table(CONFIGS["mnist5k"], rows=("4k",))
   with pytest.raises(ValueError, match=r"the rows are .* got 4k$"):
     table2.main(unknown)
@@ -98,14 +95,14 @@ def test_averages_of_seeds():
 
 
 def test_table_3(measured, tmp_path, capsys):
-  weights = str(measured / "4K-cosine-vlb-seed0")
+  weights = str(measured / "4K-cosine-vlb-seed3")
   table3.main(weights, n=8, batch_size=8, chunk=10, out=str(tmp_path))
   printed = capsys.readouterr().out
   assert "| DDPM | 3.77 | 3.70 | Ho et al. 2020" in printed
   assert "| Improved DDPM | 3.53 | 2.94 |" in printed
   (path,) = tmp_path.glob("*.json")
   value = json.loads(path.read_text())["values"]["CIFAR-10"]
-  (other,) = measured.glob("*seed0.json")
+  (other,) = measured.glob("*seed3.json")
   # The same images, noise and network as Table 2's.
   wanted = json.loads(other.read_text())["values"]["NLL"]
   assert value == pytest.approx(wanted, rel=1e-5)
@@ -114,7 +111,7 @@ def test_table_3(measured, tmp_path, capsys):
 
 
 def test_table_4(measured, tmp_path, capsys):
-  weights = str(measured / "4K-cosine-vlb-seed0")
+  weights = str(measured / "4K-cosine-vlb-seed3")
   how = Sampling(grid="5")
   table4.main(weights, how, SCORING, n=12, sampling_batch=8, out=str(tmp_path))
   printed = capsys.readouterr().out
@@ -129,7 +126,7 @@ def test_table_4(measured, tmp_path, capsys):
 
 def test_figures_of_improved_ddpm(measured, tmp_path):
   figures.main(
-    (str(measured / "4K-cosine-vlb-seed0"),),
+    (str(measured / "4K-cosine-vlb-seed3"),),
     SCORING,
     steps=(5, 100),
     n=12,
@@ -150,7 +147,7 @@ def test_figures_of_improved_ddpm(measured, tmp_path):
 
 def test_ddims_figures_of_a_workdir(measured, tmp_path):
   ddim_figures.main(
-    str(measured / "4K-cosine-vlb-seed0"),
+    str(measured / "4K-cosine-vlb-seed3"),
     rows=2,
     columns=3,
     steps=(5, 10),

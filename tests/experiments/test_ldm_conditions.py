@@ -16,6 +16,8 @@ from jaxgen.nn.conditioners import CONDITIONERS
 from jaxgen.nn.ldm_bert import LDM_BERTS, LdmBert
 from jaxgen.nn.ldm_unet import LDM_NETWORKS
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 RELEASED = json.loads(
   (Path(__file__).parents[1] / "data/ldm_configs.json").read_text()
 )

@@ -40,6 +40,8 @@ from jaxgen.convert import ldm_unet
 from jaxgen.convert.state import write_safetensors
 from jaxgen.nn.autoencoder import VQAutoencoder
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def frozen():

@@ -27,6 +27,8 @@ from experiments.score_sde.train import train
 from jaxgen.nn.ncsnpp import NETWORKS
 from jaxgen.nn.score_classifier import WideResNet
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 RELEASED = json.loads(
   (Path(__file__).parents[1] / "data/score_sde_configs.json").read_text()
 )

@@ -28,6 +28,7 @@ from jaxgen.data.images import decode_image, decode_label_map
 from jaxgen.data.tokenizers import (
   bert_tokenizer,
   clip_tokenizer,
+  clip_tokenizer_of,
   load_tokenizer,
 )
 from jaxgen.metrics import features, files
@@ -300,6 +301,12 @@ def targets() -> list[Target]:
       4,
       [seeds.clip_vocabulary()],
       lambda f: _use(clip_tokenizer(f / "vocab.json", f / "merges.txt", 9)),
+    ),
+    Target(
+      "clip_tokenizer_of",
+      2,
+      [seeds.tokenizer_file()],
+      lambda f: _use(clip_tokenizer_of(f, 9)),
     ),
     Target(
       "bert_tokenizer",

@@ -35,6 +35,7 @@ def measure(folder, resize):
   return found
 
 
+@pytest.mark.slow
 def test_pytorch_fid(folder):
   found = scores(*measure(folder, "pytorch-fid"))
   assert found["FID"].metric == "FID"

@@ -14,7 +14,11 @@ from random_openai import quick_jit, random_state
 from small_vocabularies import write_bert_file, write_clip_files
 
 from jaxgen.convert import clip, ldm_bert
-from jaxgen.data.tokenizers import bert_tokenizer, clip_tokenizer
+from jaxgen.data.tokenizers import (
+  bert_tokenizer,
+  clip_tokenizer,
+  clip_tokenizer_of,
+)
 from jaxgen.nn.clip_text import CLIP_TEXTS
 from jaxgen.nn.ldm_bert import LdmBert
 
@@ -184,3 +188,19 @@ def test_bert_tokens_equal_transformers(tmp_path):
   texts = [*TEXTS, "[MASK] the [SEP] [cls]", "a" * 101, "hats unhat Hat,hat"]
   want = theirs(texts, padding="max_length", truncation=True, max_length=77)
   np.testing.assert_array_equal(ours(texts), want["input_ids"])
+
+
+def test_clip_tokens_of_a_folder_that_transformers_saved(tmp_path):
+  """It has vocabulary and merges in one file."""
+  transformers = pytest.importorskip("transformers")
+  vocab, merges = map(str, write_clip_files(tmp_path))
+  theirs = transformers.CLIPTokenizer(vocab, merges)
+  theirs.save_pretrained(tmp_path / "saved")
+  (tmp_path / "saved" / "vocab.json").unlink(missing_ok=True)
+  ours = clip_tokenizer_of(tmp_path / "saved")
+  want = theirs(TEXTS, padding="max_length", truncation=True, max_length=77)
+  np.testing.assert_array_equal(ours(TEXTS), want["input_ids"])
+  (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": []}}')
+  Path(vocab).unlink()
+  with pytest.raises(ValueError, match="no vocabulary and merges"):
+    clip_tokenizer_of(tmp_path)

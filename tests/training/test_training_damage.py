@@ -1,6 +1,7 @@
 """Whatever file of a checkpoint is damaged, the one before counts."""
 
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,20 @@ def unreadable(path):
   path.symlink_to("/proc/self/mem")
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
   """Steps 3 and 6."""
-  with training.Checkpoints(tmp_path, toy_run.EXPERIMENT) as checkpoints:
+  directory = tmp_path_factory.mktemp("whole")
+  with training.Checkpoints(directory, toy_run.EXPERIMENT) as checkpoints:
     for step in (3, 6):
       checkpoints.save(tiny(step), toy_run.Batches())
-  return tmp_path
+  return directory
+
+
+@pytest.fixture
+def saved(whole, tmp_path):
+  """A copy, to be harmed."""
+  return shutil.copytree(whole, tmp_path / "saved")
 
 
 def test_every_harm_to_every_file_is_seen(saved):

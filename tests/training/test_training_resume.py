@@ -25,6 +25,7 @@ def environ(tmp_path_factory):
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_ENABLE_COMPILATION_CACHE": "1",
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
@@ -114,6 +115,7 @@ def test_sigterm_saves_and_the_same_command_continues(
   assert curve(tmp_path) == curve(uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_stop_together(
   tmp_path, environ, uninterrupted
 ):

@@ -118,7 +118,7 @@ def test_what_does_not_divide_stays_whole():
     ("vit", (2, 2, 2)),
     pytest.param("unet", (8, 1, 1), marks=pytest.mark.slow),
     pytest.param("unet", (4, 2, 1), marks=pytest.mark.slow),
-    ("unet", (2, 2, 2)),
+    pytest.param("unet", (2, 2, 2), marks=pytest.mark.slow),
   ],
 )
 def test_numbers_are_those_of_one_device(name, mesh):
