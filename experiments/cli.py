@@ -1,8 +1,9 @@
 """How a script ends: one sentence for a user's mistake, not a traceback."""
 
 import os
-import sys
 from collections.abc import Callable
+
+from jaxgen import training
 
 
 def command_line(main: Callable[[], object]) -> None:
@@ -15,4 +16,4 @@ def command_line(main: Callable[[], object]) -> None:
   except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as e:
     if os.environ.get("JAXGEN_TRACEBACK"):
       raise
-    sys.exit(f"error: {e}")
+    training.leave(str(e))

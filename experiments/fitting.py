@@ -9,10 +9,12 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments.models import CROPS
@@ -37,6 +39,7 @@ RUN_FIELDS = (
   "eval_every",
   "num_workers",
   "cache_latents",
+  "on_nan",
 )
 
 
@@ -53,6 +56,18 @@ def image_batches(config: Any) -> Any:
   )
 
 
+def image_examples(config: Any, step: int) -> np.ndarray:
+  """The indices, in the split, of the examples that a step is given.
+
+  Of any stream by `train_batches` of the configuration's data set, batch size
+  and seed: step n takes batch n - 1.
+  """
+  source = data.load(config.dataset, config.split, config.data_dir or None)
+  return data.batch_examples(
+    len(source), config.batch_size, config.seed, step - 1
+  )
+
+
 def fit(
   config: Any,
   experiment: str,
@@ -62,12 +77,15 @@ def fit(
   *,
   keep: Sequence[str] = ("image",),
   batches: Callable[[Any], Any] = image_batches,
+  examples: Callable[[Any, int], np.ndarray] | None = None,
   evaluate: Evaluate | None = None,
 ) -> Path:
   """Trains to `config.steps` from the newest checkpoint in the workdir.
 
   On SIGTERM it saves and leaves the process. Where there are several, they must
-  have been joined (`initialize_distributed`) before anything is computed.
+  have been joined (`initialize_distributed`) before anything is computed; if
+  one is lost, the others end (`leave_with_the_lost`). A loss that is not finite
+  ends training, or, with `config.on_nan` = "skip", costs its step.
 
   Args:
     config: of the experiment.
@@ -77,6 +95,8 @@ def fit(
     step: mesh -> the compiled step, as of `make_train_step`.
     keep: what of a batch the step is given.
     batches: configuration -> an endless iterator that can be checkpointed.
+    examples: (configuration, step) -> the indices of the examples that the step
+      was given; by default those of `image_batches`, where that is `batches`.
     evaluate: judges the state every `config.eval_every` steps, into
       evaluations.jsonl; it may not change it.
 
@@ -86,23 +106,31 @@ def fit(
   tensor = getattr(config, "tensor", 1)
   mesh = training.make_mesh(fsdp=config.fsdp, tensor=tensor)
   train_step = step(mesh)
+  if getattr(config, "on_nan", "stop") == "skip":
+    train_step = training.skip_nonfinite(train_step, mesh)
+  if examples is None and batches is image_batches:
+    examples = image_examples
   fields = {"experiment": experiment, **dataclasses.asdict(config)}
   with (
     training.stop_on_sigterm() as stop,
     training.Checkpoints(
       workdir / "checkpoints", fields, may_change=RUN_FIELDS
     ) as checkpoints,
+    training.leave_with_the_lost(),
   ):
     stream = batches(config)
     state = init(*jax.random.split(jax.random.key(config.seed)))
     state = training.shard_state(mesh, state)
     state = checkpoints.restore(state, stream)
     steps = range(int(state.step) + 1, config.steps + 1)
-    path = workdir / "metrics.jsonl"
-    with (
-      training.Log(path, checkpoints, steps, config.log_every) as log,
-      _evaluations(workdir, evaluate, steps.start - 1) as judge,
-    ):
+    log = training.Log(
+      workdir / "metrics.jsonl",
+      checkpoints,
+      steps,
+      config.log_every,
+      examples=examples and partial(examples, config),
+    )
+    with log, _evaluations(workdir, evaluate, steps.start - 1) as judge:
       for n in steps:
         batch = next(stream)
         batch = training.shard_batch(mesh, {name: batch[name] for name in keep})

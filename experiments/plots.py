@@ -10,10 +10,9 @@ from jaxgen.data import image_grid, save_png
 
 def plot_loss(metrics: str | Path, path: str | Path) -> None:
   """The loss in metrics.jsonl against the step, with its running mean."""
-  lines = Path(metrics).read_text().splitlines()
-  if not lines:
+  rows = read_metrics(metrics)
+  if not rows:
     return
-  rows = [json.loads(line) for line in lines]
   steps = np.array([row["step"] for row in rows])
   losses = np.array([row["loss"] for row in rows])
   width = max(1, len(losses) // 20)
@@ -25,6 +24,12 @@ def plot_loss(metrics: str | Path, path: str | Path) -> None:
   scale = "log" if (losses > 0).all() else "linear"
   axes.set(xlabel="step", ylabel="loss", yscale=scale)
   figure.savefig(path, dpi=120)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+  """The lines of metrics.jsonl, but those of steps that were skipped."""
+  rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+  return [row for row in rows if "loss" in row]
 
 
 def new_figure(width: float = 5.0, height: float = 3.5):

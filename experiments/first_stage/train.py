@@ -10,7 +10,6 @@ on OpenImages until the reconstructions' FID stopped falling, kl-f8 for 247k
 steps (R-FID 0.90); not run here.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from experiments.first_stage import model, reconstruction
 from experiments.first_stage.config import Config
 from experiments.first_stage.step import init_state, make_step
 from experiments.fitting import fit
-from experiments.plots import save_grid
+from experiments.plots import read_metrics, save_grid
 from jaxgen import training
 
 
@@ -55,9 +54,8 @@ def show(workdir: Path) -> None:
   path = workdir / "reconstructions.png"
   save_grid(path, reconstruction.grid(batch), columns=8, scale=scale)
   print(f"saved: {path}")
-  last = (workdir / "metrics.jsonl").read_text().splitlines()[-1:]
-  for line in last:
-    if said := model.collapse(config, json.loads(line), config.batch_size):
+  for metrics in read_metrics(workdir / "metrics.jsonl")[-1:]:
+    if said := model.collapse(config, metrics, config.batch_size):
       print(said)
 
 

@@ -22,7 +22,7 @@ import optax
 import tyro
 
 from experiments.cli import command_line
-from experiments.fitting import fit
+from experiments.fitting import fit, image_examples
 from experiments.ldm import batches, first_stage, latents, model
 from experiments.ldm import config as configuration
 from experiments.ldm.config import Config
@@ -83,7 +83,16 @@ def train(config: Config) -> Path:
   keep += {"class": ["label"], "text": ["tokens"], "boxes": ["tokens"]}.get(
     config.condition, []
   )
-  return fit(config, "ldm", workdir, init, step, keep=keep, batches=stream)
+  return fit(
+    config,
+    "ldm",
+    workdir,
+    init,
+    step,
+    keep=keep,
+    batches=stream,
+    examples=image_examples,
+  )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jaxgen.data.images import (
   to_unit,
 )
 from jaxgen.data.loading import Source, load
+from jaxgen.data.order import batch_examples
 from jaxgen.data.rand_augment import rand_augment, random_erasing
 from jaxgen.data.scenes import DigitScenes
 from jaxgen.data.segmentation import SegmentationCrops
@@ -52,6 +53,7 @@ __all__ = [
   "Source",
   "TextTokenizer",
   "augment",
+  "batch_examples",
   "beit3_tokenizer",
   "bert_tokenizer",
   "celeba_crop",

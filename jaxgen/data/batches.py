@@ -17,6 +17,8 @@ import numpy as np
 
 from jaxgen.data.images import center_crop_resize, check_image, to_unit
 from jaxgen.data.optional import optional
+from jaxgen.data.order import about_example, shuffled, shuffled_indices
+from jaxgen.data.workers import WorkerBatches
 
 if TYPE_CHECKING:
   import grain
@@ -45,14 +47,15 @@ def train_batches(
   num_workers: int = 0,
   process_index: int | None = None,
   process_count: int | None = None,
-) -> "grain.DatasetIterator[Batch]":
+) -> "grain.DatasetIterator[Batch] | WorkerBatches":
   """An endless, shuffled iterator of full batches that can be checkpointed.
 
   One stream of examples runs through a new permutation of the data set in each
   epoch, and batches are cut from it; a batch may span two epochs. The stream,
   and so every batch over all hosts, depends on `seed` alone: neither on the
   number of hosts nor on threads, workers or the cache. `get_state()` and
-  `set_state(state)` of the iterator continue it bit for bit, flips included.
+  `set_state(state)` of the iterator continue it bit for bit, flips included,
+  with another number of hosts or workers, too.
 
   Args:
     source: examples by index with `image`, uint8 [H, W, C]; see `load`.
@@ -74,14 +77,16 @@ def train_batches(
       after their first use; by default if all of it takes less than 256 MiB.
     num_threads: threads that prepare batches ahead; 0 prepares them on demand.
     num_workers: processes that do; for data sets whose decoding needs more
-      than one core. The state of an iterator fits only the same number.
+      than one core.
     process_index, process_count: this host and how many; JAX's own if None.
 
   Raises:
     ValueError: batch_size exceeds the data set or does not divide among the
       hosts, crop or flip are given beside a transform, an image is too small,
-      ...; errors of images and transforms are raised by `next`.
+      ...; errors of the source, of images and of transforms are raised by
+      `next` and name the example.
     TypeError: a transform returns something other than arrays by name.
+    OSError: the source cannot be read.
   """
   grain = optional("grain")
   share = _Share.make(batch_size, process_index, process_count)
@@ -96,11 +101,23 @@ def train_batches(
   looks = 1 if transform is None else 8  # raw images differ in size
   if examples.fit_in_memory(looks) if cache is None else cache:
     examples = dataclasses.replace(examples, kept=[None] * len(source))
-  stream = _shuffled(examples, seed, change)
-  rows = grain.MapDataset.range(sys.maxsize).map(
-    lambda row: stream[share.position(row)]
-  )
-  return iter(_collated(rows, share, num_threads, num_workers))
+  stream = shuffled(examples, seed, change)
+  order = shuffled_indices(len(source), seed)
+
+  def row(number: int) -> dict[str, np.ndarray]:
+    position = share.position(number)
+    try:
+      return stream[position]
+    except Exception as error:
+      raise about_example(order[position], error) from error
+
+  def batches(start: int) -> Any:
+    rows = grain.MapDataset.range(start * share.size, sys.maxsize).map(row)
+    return _collated(rows, share, num_threads)
+
+  if num_workers:
+    return WorkerBatches(batches, num_workers)
+  return iter(batches(0))
 
 
 def eval_batches(
@@ -200,12 +217,15 @@ class _Prepared(Sequence):
     return len(self.source)
 
   def __getitem__(self, index: Any) -> Any:
-    if self.kept is None:
-      return self.prepare(self.source[index])
-    example = self.kept[index]
+    example = None if self.kept is None else self.kept[index]
     if example is None:
-      # Threads may get here together: they store the same thing.
-      example = self.kept[index] = self.prepare(self.source[index])
+      try:
+        example = self.prepare(self.source[index])
+      except Exception as error:
+        raise about_example(index, error) from error
+      if self.kept is not None:
+        # Threads may get here together: they store the same thing.
+        self.kept[index] = example
     return example
 
   def fit_in_memory(self, looks: int) -> bool:
@@ -313,16 +333,6 @@ def _tokens(
   return {"tokens": np.asarray(tokenize(example["caption"]), np.int32)}
 
 
-def _shuffled(examples: _Prepared, seed: int, change: Transform | None) -> Any:
-  """The endless stream of examples, a grain MapDataset."""
-  shuffle_seed, change_seed = np.random.SeedSequence(seed).generate_state(2)
-  stream = optional("grain").MapDataset.source(examples)
-  stream = stream.shuffle(int(shuffle_seed)).repeat()
-  if change is not None:
-    stream = stream.random_map(change, seed=int(change_seed))
-  return stream
-
-
 def _random_flip(
   example: dict[str, np.ndarray], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
@@ -331,20 +341,11 @@ def _random_flip(
   return example
 
 
-def _collated(
-  rows: Any, share: _Share, num_threads: int, num_workers: int = 0
-) -> Any:
-  """Batches of this host's rows, prepared ahead by threads and processes."""
+def _collated(rows: Any, share: _Share, num_threads: int) -> Any:
+  """Batches of this host's rows, prepared ahead by threads."""
   grain = optional("grain")
-  batches = rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
+  return rows.batch(share.size, batch_fn=_collate).to_iter_dataset(
     grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
-  )
-  if not num_workers:
-    return batches
-  # grain reads absl flags, which only absl's own main parses.
-  optional("absl.flags").FLAGS.mark_as_parsed()
-  return batches.mp_prefetch(
-    grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
   )
 
 

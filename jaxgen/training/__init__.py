@@ -11,6 +11,7 @@ from jaxgen.training.checkpoints import (
 )
 from jaxgen.training.loop import Log, stop_on_sigterm
 from jaxgen.training.metrics import MetricsWriter
+from jaxgen.training.nonfinite import skip_nonfinite
 from jaxgen.training.optimizers import (
   EmaDecay,
   adam,
@@ -27,6 +28,7 @@ from jaxgen.training.parallel import (
   split_batch,
   state_sharding,
 )
+from jaxgen.training.peers import leave, leave_with_the_lost
 from jaxgen.training.progress import Progress
 from jaxgen.training.state import TrainState, init_state
 from jaxgen.training.step import LossFn, TrainStep, make_train_step
@@ -46,12 +48,15 @@ __all__ = [
   "gather",
   "init_state",
   "initialize_distributed",
+  "leave",
+  "leave_with_the_lost",
   "make_mesh",
   "make_train_step",
   "restore_experiment",
   "restore_params",
   "shard_batch",
   "shard_state",
+  "skip_nonfinite",
   "split_batch",
   "state_sharding",
   "stop_on_sigterm",

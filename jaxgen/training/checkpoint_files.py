@@ -148,8 +148,8 @@ def restore_position(directory: Path, iterator: DataIterator | None) -> None:
 
   Raises:
     ValueError: a position without an iterator, an iterator without a
-      position, or positions of another number of processes that differ from
-      each other.
+      position or that does not take it, or positions of another number of
+      processes that differ from each other.
   """
   names = sorted(path.name for path in directory.glob("iterator_*"))
   if iterator is None:
@@ -164,8 +164,14 @@ def restore_position(directory: Path, iterator: DataIterator | None) -> None:
   if path is None:
     path = _common_position(directory, names)
   content = path.read_bytes()
-  is_json = path.suffix == ".json"
-  iterator.set_state(parse_json(content, path) if is_json else content)
+  position = parse_json(content, path) if path.suffix == ".json" else content
+  try:
+    iterator.set_state(position)
+  except Exception as error:  # An iterator raises whatever its parts do.
+    raise ValueError(
+      f"the position in the data of {path} does not fit this iterator: "
+      f"{type(error).__name__}: {reason(error)}"
+    ) from error
 
 
 def _common_position(directory: Path, names: list[str]) -> Path:

@@ -75,6 +75,7 @@ class Checkpoints:
     _check_same(self._directory, self._experiment, may_change)
     if jax.process_index() == 0:
       _remove_unfinished(self._directory)
+    logging.getLogger("absl").addFilter(_not_of_orbax)
     self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
     self._sealer = ThreadPoolExecutor(max_workers=1)
     self._pending: tuple[int, Future[None]] | None = None
@@ -217,6 +218,14 @@ def restore_experiment(directory: str | Path) -> dict[str, Any]:
     ValueError: all are damaged.
   """
   return files.read_experiment(_newest_good_directory(directory))
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  """Keeps orbax from hundreds of lines of traceback for every failed write.
+
+  The errors themselves reach us by `wait`.
+  """
+  return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def _newest_good_directory(directory: str | Path) -> Path:

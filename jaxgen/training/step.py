@@ -170,6 +170,6 @@ def _call(
     loss, metrics = result if isinstance(result, tuple) else (result, {})
   if loss.shape:
     raise ValueError(f"loss_fn must return a scalar, got {list(loss.shape)}")
-  if taken := {"loss", "grad_norm"} & set(metrics):
+  if taken := {"loss", "grad_norm", "skipped"} & set(metrics):
     raise ValueError(f"loss_fn may not name a metric {sorted(taken)[0]!r}")
   return loss, (dict(metrics), memory)

@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from jaxgen.data import celeba_crop, eval_batches, to_unit, train_batches
+from jaxgen.data import (
+  batch_examples,
+  celeba_crop,
+  eval_batches,
+  to_unit,
+  train_batches,
+)
 
 N = 103
 ONE_HOST = {"process_index": 0, "process_count": 1}
@@ -152,15 +158,37 @@ def test_threads_and_cache_change_nothing():
 
 @pytest.mark.slow
 def test_workers_change_nothing_and_restore():
+  """From any number of them to any other, none included."""
   plain = take(train_batches(SOURCE, 16, 8, 0, flip=True), 12)
-  iterator = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=2)
-  assert_same(take(iterator, 7), plain[:7])
-  state = iterator.get_state()
-  iterator.close()
-  fresh = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=2)
-  fresh.set_state(state)
-  assert_same(take(fresh, 5), plain[7:])
-  fresh.close()
+  states = []
+  for workers in (0, 2):
+    iterator = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=workers)
+    assert_same(take(iterator, 7), plain[:7])
+    states.append(iterator.get_state())
+    iterator.close()
+  assert states[0] == states[1]
+  for workers in (0, 1, 2):
+    fresh = train_batches(SOURCE, 16, 8, 0, flip=True, num_workers=workers)
+    fresh.set_state(states[0])
+    assert_same(take(fresh, 5), plain[7:])
+    fresh.close()
+
+
+def test_positions_that_are_none():
+  batches = train_batches(SOURCE, 16, 8, 0, num_workers=2)
+  for state in ({"next_index": -1}, {}, b"3", {"next_index": "3"}):
+    with pytest.raises(ValueError, match="is no position in the data"):
+      batches.set_state(state)
+
+
+@pytest.mark.slow
+def test_an_example_that_a_worker_cannot_read_is_named():
+  source = Unreadable(SOURCE)
+  source.error = OSError(5, "Input/output error")
+  batches = train_batches(source, 16, 8, 0, num_workers=1)
+  with pytest.raises(OSError, match=r"example 37: .*output error"):
+    take(batches, 8)
+  batches.close()
 
 
 def flips(batches):
@@ -256,6 +284,54 @@ def test_tokens_of_captions():
     assert "".join(map(chr, tokens)).strip() == "abc"[: label % 4]
   with pytest.raises(ValueError, match="tokenize needs a data set with capt"):
     next(train_batches(SOURCE, 8, 8, 0, tokenize=tokenize))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_examples_of_a_batch_are_known(seed):
+  """Those that its labels name, beyond an epoch of 103, too."""
+  for n, batch in enumerate(take(train_batches(SOURCE, 16, 8, seed), 9)):
+    found = batch_examples(N, 16, seed, n)
+    np.testing.assert_array_equal(found, batch["label"])
+  with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
+    batch_examples(N, 16, seed, -1)
+
+
+class Unreadable(list):
+  """One of its examples cannot be had."""
+
+  def __getitem__(self, index):
+    if index == 37:
+      raise self.error
+    return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+  ("error", "kind", "message"),
+  [
+    (OSError(5, "Input/output error"), OSError, "example 37: .*output error"),
+    (ValueError("a\nb"), ValueError, "example 37: a b"),
+    (RuntimeError(), ValueError, "example 37: RuntimeError"),
+    (ValueError("d, example 37: no"), ValueError, "^d, example 37: no"),
+  ],
+)
+def test_an_example_that_cannot_be_read_is_named(error, kind, message):
+  source = Unreadable(SOURCE)
+  source.error = error
+  with pytest.raises(kind, match=message):
+    take(train_batches(source, 16, 8, 0, **ONE_HOST), 8)
+  with pytest.raises(kind, match=message):
+    list(eval_batches(source, 16, 8, **ONE_HOST))
+
+
+def test_an_example_that_cannot_be_changed_is_named():
+  def transform(example, rng):
+    if example["label"] == 37:
+      raise ZeroDivisionError("division by zero")
+    return {"image": example["image"]}
+
+  batches = train_batches(SOURCE, 16, 8, 0, transform=transform)
+  with pytest.raises(ValueError, match=r"^example 37: division by zero"):
+    take(batches, 8)
 
 
 def half_size(image, size):

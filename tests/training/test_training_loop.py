@@ -112,6 +112,95 @@ def test_divergence_stops_within_a_few_steps(tmp_path, bad, latest, message):
     train(4)  # the end of the run flushes
 
 
+def test_a_step_that_diverges_is_told_with_its_examples(tmp_path):
+  log = training.Log(
+    tmp_path / "metrics.jsonl",
+    NoCheckpoints(2),
+    range(1, 9),
+    examples=lambda step: range(step * 100, step * 100 + 66),
+  )
+  log(3, metrics(np.nan))
+  shown = ", ".join(str(300 + i) for i in range(64))
+  with pytest.raises(
+    FloatingPointError,
+    match=rf"nan at step 3 \(examples {shown} and 2 more of the data set\); l",
+  ):
+    log.flush()
+
+
+def skippable(loss):
+  return metrics(loss) | {"skipped": jnp.float32(not np.isfinite(loss))}
+
+
+def test_skipped_steps_are_told_and_counted(tmp_path, caplog):
+  """Also by a run that goes on after one, and by each that follows it."""
+  path = tmp_path / "metrics.jsonl"
+  losses = [1.0, np.nan, 1.0, np.inf, 1.0, np.nan, 1.0, 1.0]
+
+  def train(start, stop):
+    steps = range(start, stop)
+    with training.Log(path, NoCheckpoints(), steps, every=4) as log:
+      for step in steps:
+        log(step, skippable(losses[step - 1]))
+
+  train(1, 9)
+  assert [
+    (line["step"], line["skipped"], len(line)) for line in read(path)
+  ] == [
+    (2, 1, 2),
+    (4, 2, 2),
+    (6, 3, 2),
+    (8, 3, 4),
+  ]
+  assert [record.getMessage() for record in caplog.records] == [
+    "loss is nan at step 2; the step is skipped",
+    "loss is inf at step 4; the step is skipped",
+    "loss is nan at step 6; the step is skipped",
+  ]
+  whole = path.read_text()
+  for start in (3, 5, 8):
+    train(start, 9)
+    assert path.read_text() == whole
+
+
+def test_all_steps_cannot_be_skipped(tmp_path):
+  """A good one starts the count again."""
+  path = tmp_path / "metrics.jsonl"
+  with training.Log(path, NoCheckpoints(7), range(1, 99)) as log:
+    for step in range(1, 31):
+      log(step, skippable(1.0 if step == 12 else np.nan))
+
+  def go_on():
+    with training.Log(path, NoCheckpoints(7), range(31, 99)) as log:
+      for step in range(31, 99):
+        log(step, skippable(np.nan))
+
+  with pytest.raises(FloatingPointError, match="step 50, as at the 19 before"):
+    go_on()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a Linux device")
+def test_a_full_disk_is_told_with_its_file(tmp_path):
+  """/dev/full has no room left for anything."""
+  path = tmp_path / "metrics.jsonl"
+  path.symlink_to("/dev/full")
+  message = rf"cannot write {path}: \[Errno 28\] No space left on device$"
+
+  def train():
+    with training.Log(path, NoCheckpoints(), range(1, 9), every=1) as log:
+      for step in range(1, 9):
+        log(step, metrics(1.0))
+
+  with pytest.raises(OSError, match=message):
+    train()
+
+
+def test_a_metrics_file_that_cannot_be_made(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(FileExistsError, match=r"cannot write .*file/metrics"):
+    training.MetricsWriter(tmp_path / "file" / "metrics.jsonl", 0)
+
+
 def test_plain_progress_lines(monkeypatch):
   clock = iter([0.0, 10.0, 20.0, 45.0, 50.0])
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))

@@ -1,0 +1,1 @@
+"""Kills a training, many times: `python -m tests.faults --help`."""
