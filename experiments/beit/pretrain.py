@@ -28,7 +28,7 @@ from experiments.beit import model
 from experiments.beit.batches import pretraining_batches
 from experiments.beit.config import Pretrain
 from experiments.cli import command_line
-from experiments.fitting import fit
+from experiments.fitting import fit, image_examples
 from experiments.tokenizers import Tokenizer
 from jaxgen import training
 from jaxgen.masked import (
@@ -60,6 +60,7 @@ def train(config: Pretrain) -> Path:
     partial(make_step, config, tokenizer),
     keep=("image", "second", "mask") if tokenizer else ("image", "mask"),
     batches=partial(pretraining_batches, second_size=size),
+    examples=image_examples,
   )
 
 

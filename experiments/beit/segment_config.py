@@ -77,6 +77,7 @@ class Config:
     save_every: run: steps between checkpoints.
     log_every: run: steps between lines of metrics.jsonl.
     num_workers: run: processes that decode images.
+    on_nan: run: what a loss that is not finite costs: the training, or a step.
     smoke: run: shrink to a few steps of a tiny network, to see it run.
   """
 
@@ -127,6 +128,7 @@ class Config:
   save_every: int = 5000
   log_every: int = 50
   num_workers: int = 0
+  on_nan: Literal["stop", "skip"] = "stop"
   smoke: bool = False
 
   def __post_init__(self):

@@ -61,6 +61,7 @@ class Tokenizer:
     log_every: run: steps between lines of metrics.jsonl.
     eval_every: run: steps between evaluations of the test split.
     num_workers: run: processes that decode images.
+    on_nan: run: what a loss that is not finite costs: the training, or a step.
     smoke: run: shrink to a few steps of a tiny network, to see it run.
   """
 
@@ -105,6 +106,7 @@ class Tokenizer:
   log_every: int = 100
   eval_every: int = 2502
   num_workers: int = 0
+  on_nan: Literal["stop", "skip"] = "stop"
   smoke: bool = False
 
   def __post_init__(self):

@@ -28,7 +28,7 @@ from experiments.beit2.config import Tokenizer as Config
 from experiments.beit2.teachers import Teacher
 from experiments.cli import command_line
 from experiments.dvae.model import collapse
-from experiments.fitting import fit
+from experiments.fitting import fit, image_examples
 from jaxgen import data, training
 from jaxgen.data import transforms
 from jaxgen.nn.norm_ema import Codebook
@@ -63,6 +63,7 @@ def train(config: Config) -> Path:
     partial(vqkd_model.init_state, config),
     partial(make_step, config, teacher),
     batches=batches,
+    examples=image_examples,
     evaluate=judge,
   )
   if jax.process_count() == 1:

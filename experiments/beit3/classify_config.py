@@ -68,6 +68,7 @@ class Classify:
     save_every: run: steps between checkpoints.
     log_every: run: steps between lines of metrics.jsonl.
     num_workers: run: processes that decode images.
+    on_nan: run: what a loss that is not finite costs: the training, or a step.
     smoke: run: shrink to a few steps of a tiny network, to see it run.
   """
 
@@ -118,6 +119,7 @@ class Classify:
   save_every: int = 5000
   log_every: int = 100
   num_workers: int = 0
+  on_nan: Literal["stop", "skip"] = "stop"
   smoke: bool = False
 
   def __post_init__(self):

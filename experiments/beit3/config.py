@@ -6,7 +6,7 @@ tasks is in `recipes`.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from experiments.beit.config import check_schedule
 from experiments.beit3.recipes import RECIPES
@@ -78,6 +78,7 @@ class Pretrain:
     save_every: run: steps between checkpoints.
     log_every: run: steps between lines of metrics.jsonl.
     num_workers: run: processes that decode images.
+    on_nan: run: what a loss that is not finite costs: the training, or a step.
     smoke: run: shrink to a few steps of a tiny network, to see it run.
   """
 
@@ -128,6 +129,7 @@ class Pretrain:
   save_every: int = 5000
   log_every: int = 100
   num_workers: int = 0
+  on_nan: Literal["stop", "skip"] = "stop"
   smoke: bool = False
 
   def __post_init__(self):
@@ -201,6 +203,7 @@ class Retrieval:
     save_every: run: steps between checkpoints.
     log_every: run: steps between lines of metrics.jsonl.
     num_workers: run: processes that decode images.
+    on_nan: run: what a loss that is not finite costs: the training, or a step.
     smoke: run: shrink to a few steps of a tiny network, to see it run.
   """
 
@@ -244,6 +247,7 @@ class Retrieval:
   save_every: int = 1000
   log_every: int = 100
   num_workers: int = 0
+  on_nan: Literal["stop", "skip"] = "stop"
   smoke: bool = False
 
   def __post_init__(self):
@@ -336,7 +340,7 @@ PRETRAININGS = {
 
 
 # The Karpathy splits' images have five captions each.
-_COCO_PAIRS, _FLICKR30K_PAIRS = 5 * 113_287, 5 * 29_000
+_COCO_PAIRS, _FLICKR_PAIRS = 5 * 113_287, 5 * 29_000
 
 
 def _retrieval(name: str, pairs: int, **changes: Any) -> Retrieval:
@@ -355,19 +359,12 @@ def _retrieval(name: str, pairs: int, **changes: Any) -> Retrieval:
   )
 
 
-_FLICKR30K: dict[str, Any] = {
-  "dataset": "karpathy:flickr30k",
-  "split": "train",
-}
+_FLICKR: dict[str, Any] = {"dataset": "karpathy:flickr30k", "split": "train"}
 RETRIEVALS = {
   "coco_base": _retrieval("coco_base", _COCO_PAIRS),
   "coco_large": _retrieval("coco_large", _COCO_PAIRS),
-  "flickr30k_base": _retrieval(
-    "flickr30k_base", _FLICKR30K_PAIRS, **_FLICKR30K
-  ),
-  "flickr30k_large": _retrieval(
-    "flickr30k_large", _FLICKR30K_PAIRS, **_FLICKR30K
-  ),
+  "flickr30k_base": _retrieval("flickr30k_base", _FLICKR_PAIRS, **_FLICKR),
+  "flickr30k_large": _retrieval("flickr30k_large", _FLICKR_PAIRS, **_FLICKR),
   # Small enough for a CPU.
   "openmoji32": Retrieval(
     "openmoji32",

@@ -27,7 +27,7 @@ from experiments.dvae.batches import batches
 from experiments.dvae.config import Config
 from experiments.dvae.step import init_usage, make_loss, make_optimizer
 from experiments.first_stage.reconstruction import Batch, grid
-from experiments.fitting import fit
+from experiments.fitting import fit, image_examples
 from experiments.models import restore_run
 from experiments.plots import save_grid
 from experiments.tokenizers import Tokenizer
@@ -57,7 +57,15 @@ def train(config: Config) -> Path:
   decay = training.constant_ema(config.ema_decay)
   loss = make_loss(config)
   step = partial(training.make_train_step, loss, optimizer, decay)
-  fit(config, "dvae", workdir, init, step, batches=batches)
+  fit(
+    config,
+    "dvae",
+    workdir,
+    init,
+    step,
+    batches=batches,
+    examples=image_examples,
+  )
   if jax.process_count() == 1:
     show(workdir)
   return workdir
