@@ -79,6 +79,13 @@ BOUNDS = {
 # Their drift, evaluated where a step starts, cannot follow the betas near 1
 # that cosine schedules end with.
 EXPLICIT = ("flow-predictor", "euler-ode", "heun-ode")
+# Processes of each kind, and those that are near one of them.
+SOME = ("cosine", "vp", "subvp", "karras")
+OTHERS = [
+  pytest.param(name, marks=pytest.mark.slow)
+  for name in oracles.PROCESSES
+  if name not in SOME
+]
 # Near others in the table: of these the Gaussian is enough.
 COARSE = (*EXPLICIT, "reverse-diffusion", "pc-paper")
 
@@ -202,7 +209,7 @@ def test_ddim_flow_keeps_quantiles_of_a_mixture(process_name):
 
 
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s not in COARSE])
-@pytest.mark.parametrize("process_name", oracles.PROCESSES)
+@pytest.mark.parametrize("process_name", SOME + tuple(OTHERS))
 def test_mixture_in_one_dimension(process_name, sampler):
   """Kolmogorov-Smirnov distance to the exact marginal."""
   process = oracles.PROCESSES[process_name]

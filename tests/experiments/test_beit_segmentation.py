@@ -409,6 +409,7 @@ def test_published_files_are_read(tmp_path, monkeypatch):
     segment_model.load("base_640:none.pth")
 
 
+@pytest.mark.slow
 def test_tables(run, tmp_path, capsys):
   """The smoke run in both; of two scenes."""
   table7.main([str(run)], multi=True, n=2, out=str(tmp_path / "7"))

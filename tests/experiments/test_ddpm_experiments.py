@@ -123,6 +123,7 @@ def test_sampling_published_weights(tmp_path):
   assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (8, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_table_1(workdir, tmp_path, capsys):
   table1.main(
     str(workdir), n=8, num_samples=16, sampling_batch=8, out=str(tmp_path)

@@ -75,6 +75,7 @@ def test_four_steps_of_a_kl_autoencoder_are_the_originals(monkeypatch):
   check_against_the_original("kl", TINY, state, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_four_steps_of_a_vqgan_are_the_originals(count):
   """On eight devices as on one: batch statistics are of the global batch.

@@ -201,6 +201,7 @@ def test_super_resolution_end_to_end(upsampler, tmp_path):
     sample.small_images(loaded, str(tmp_path / "large.npz"), 5)
 
 
+@pytest.mark.slow
 def test_the_small_image_matters_row_by_row(upsampler):
   """Image i depends on row i of the small images, and on no other."""
   loaded = models.load(str(upsampler))

@@ -124,6 +124,7 @@ def test_table_4(measured, tmp_path, capsys):
   assert models.load(weights).num_classes == 10
 
 
+@pytest.mark.slow
 def test_figures_of_improved_ddpm(measured, tmp_path):
   figures.main(
     (str(measured / "4K-cosine-vlb-seed3"),),
@@ -145,6 +146,7 @@ def test_figures_of_improved_ddpm(measured, tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_ddims_figures_of_a_workdir(measured, tmp_path):
   ddim_figures.main(
     str(measured / "4K-cosine-vlb-seed3"),

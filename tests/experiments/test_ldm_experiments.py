@@ -267,6 +267,7 @@ def test_tables_have_a_row_for_every_model():
   assert set(table1.WAYS) <= set(CONFIGS)
 
 
+@pytest.mark.slow
 def test_a_table_of_captions(workdir, tmp_path):
   """Scores against the captions' own images, with shipped features."""
   scoring = Scoring("openmoji32-cnn")

@@ -200,6 +200,7 @@ class Zero:
     return jnp.zeros_like(x)
 
 
+@pytest.mark.slow
 def test_table_1(tmp_path, monkeypatch):
   """A row of the grid, with the command of this data set."""
   weights = smoke(CONFIGS["mnist5k_vp_discrete"]), Zero(), {}
@@ -265,6 +266,7 @@ def ncsn(tmp_path_factory):
   return train_ncsn(dataclasses.replace(config, workdir=workdir, smoke=True))
 
 
+@pytest.mark.slow
 def test_ncsn_trains(ncsn):
   model = models.load(str(ncsn))
   assert model.process.T == model.config.T

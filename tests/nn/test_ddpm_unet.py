@@ -123,6 +123,7 @@ def test_remat_changes_neither_parameters_nor_gradients():
   )
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32():
   x = images()
   v = variables(TINY, x)

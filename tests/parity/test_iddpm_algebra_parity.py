@@ -134,8 +134,7 @@ def test_the_bound_teaches_the_variance_alone():
   assert abs(by_eps[2]) > 0.01
 
 
-@pytest.mark.parametrize("chunk", [7, 64])
-@pytest.mark.parametrize("spec", ["20", "5,8"])
+@pytest.mark.parametrize(("spec", "chunk"), [("20", 7), ("5,8", 64)])
 def test_calc_bpd_loop(spec, chunk, monkeypatch):
   """The whole bound on the respaced process."""
   times = jd.respaced_times(T, spec)

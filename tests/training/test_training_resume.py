@@ -91,6 +91,7 @@ def test_killed_at_every_stage(tmp_path, environ, uninterrupted):
   assert curve(tmp_path) == curve(uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_time(tmp_path, environ, uninterrupted):
   """Up to 50 ms after the first checkpoint was begun."""
   process = start(tmp_path, environ)

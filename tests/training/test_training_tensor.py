@@ -113,8 +113,8 @@ def test_what_does_not_divide_stays_whole():
 @pytest.mark.parametrize(
   ("name", "mesh"),
   [
-    ("vit", (8, 1, 1)),
-    ("vit", (4, 2, 1)),
+    pytest.param("vit", (8, 1, 1), marks=pytest.mark.slow),
+    pytest.param("vit", (4, 2, 1), marks=pytest.mark.slow),
     ("vit", (2, 2, 2)),
     pytest.param("unet", (8, 1, 1), marks=pytest.mark.slow),
     pytest.param("unet", (4, 2, 1), marks=pytest.mark.slow),
