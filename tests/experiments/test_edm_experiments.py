@@ -178,6 +178,7 @@ class Recorder:
     return jnp.zeros_like(x)
 
 
+@pytest.mark.slow
 def test_config_f_is_told_its_classes_and_changes():
   """In training as drawn; when sampling no change, which is zeros."""
   config = dataclasses.replace(CONFIGS["cifar10_cond"], augment=0.9)

@@ -85,6 +85,7 @@ def test_the_loss_history_is_kept_and_continued(vlb_run):
   assert np.sum(counts) > 6 * 8 / 2
 
 
+@pytest.mark.slow
 def test_a_class_conditional_model_samples_and_is_bounded(vlb_run):
   loaded = models.load(str(vlb_run[1]))
   assert loaded.num_classes == 10

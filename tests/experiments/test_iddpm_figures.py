@@ -29,6 +29,7 @@ def test_schedules_and_variances():
     assert ratios[t - 2] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_consistency_and_arcs_of_a_known_model():
   """x_0 ~ N(0, 0.25): the flow maps x_T to 0.5 x_T, whatever S."""
   process = jd.DiscreteProcess.from_betas(jd.linear_betas(1000))

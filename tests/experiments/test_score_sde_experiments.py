@@ -136,6 +136,7 @@ def test_ve_networks_see_images_in_unit_range():
   np.testing.assert_allclose(score, (2 * mean - 1 - x) / variance, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_ways_to_sample(workdir):
   """Finite images of each, and NFE as it should be."""
   loaded = models.load(str(workdir))

@@ -20,6 +20,7 @@ def both(case):
   return found, theirs
 
 
+@pytest.mark.slow
 def test_networks_and_samplers_agree():
   found, theirs = both(TINY._replace(kind="ddim"))
   error = np.linalg.norm(found - theirs) / np.linalg.norm(theirs)

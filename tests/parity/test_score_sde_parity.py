@@ -111,6 +111,7 @@ def test_equals_score_sde(case):
   check_output(FLAX, case, score_sde.from_flax(params, NETWORKS[case], size))
 
 
+@pytest.mark.slow
 def test_starts_as_score_sde_does():
   """Uniform kernels with the same bounds, constants equal.
 
