@@ -1,5 +1,6 @@
-"""What holds for the fields of every training's configuration."""
+"""What holds for every training's fields, and for the rows of its tables."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -45,3 +46,17 @@ def check_run(config: Any, *counts: str) -> None:
       f"the learning rate is 0 after decay_steps = {decay_steps}, which must "
       f"be at least steps = {config.steps}"
     )
+
+
+def chosen_rows(asked: tuple[str, ...], rows: Iterable[str]) -> tuple[str, ...]:
+  """The rows of a table to train: those asked for, or all.
+
+  Raises:
+    ValueError: there is no such row.
+  """
+  known = tuple(rows)
+  if unknown := set(asked) - set(known):
+    raise ValueError(
+      f"the rows are {', '.join(known)}; got {', '.join(sorted(unknown))}"
+    )
+  return asked or known

@@ -21,6 +21,7 @@ from experiments.beit import (
 )
 from experiments.beit.config import CONFIGS, Pretrain, smoke
 from experiments.beit.finetune_config import Finetune
+from experiments.checks import chosen_rows
 from experiments.plots import new_figure
 from experiments.results import Claim, Result, Row
 
@@ -140,11 +141,7 @@ def main(
   Raises:
     ValueError: a row has no such name.
   """
-  chosen = what.rows or tuple(variants)
-  if unknown := set(chosen) - set(variants):
-    raise ValueError(
-      f"the rows are {', '.join(variants)}; got {', '.join(sorted(unknown))}"
-    )
+  chosen = chosen_rows(what.rows, variants)
   slug = "-".join(title.lower().split()[:3])
   root = Path(what.config.workdir or f"runs/{slug}-{what.config.name}")
   measured = []

@@ -29,6 +29,7 @@ from experiments.beit2 import config as vqkd_config
 from experiments.beit2 import finetune as finetune2
 from experiments.beit2 import pretrain, train_vqkd
 from experiments.beit2.config import Tokenizer
+from experiments.checks import chosen_rows
 from experiments.results import Claim, Result, Row
 
 TUNED, PROBED, USED, DISTANCE = "ImageNet", "probe", "codes used", "1 - cos"
@@ -192,11 +193,7 @@ def main(
   Raises:
     ValueError: a row has no such name.
   """
-  chosen = what.rows or tuple(variants)
-  if unknown := set(chosen) - set(variants):
-    raise ValueError(
-      f"the rows are {', '.join(variants)}; got {', '.join(sorted(unknown))}"
-    )
+  chosen = chosen_rows(what.rows, variants)
   measured = []
   for name in chosen:
     for seed in what.seeds:

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from experiments import models, results
+from experiments.checks import chosen_rows
 from experiments.evaluate import (
   DEFAULT_SCORING,
   Scoring,
@@ -213,11 +214,7 @@ def main(
   Raises:
     ValueError: a row has no such name.
   """
-  chosen = what.rows or tuple(variants)
-  if unknown := set(chosen) - set(variants):
-    raise ValueError(
-      f"the rows are {', '.join(variants)}; got {', '.join(sorted(unknown))}"
-    )
+  chosen = chosen_rows(what.rows, variants)
   slug = title.lower().replace(" ", "-")
   root = Path(what.config.workdir or f"runs/{slug}-{what.config.name}")
   measured = []

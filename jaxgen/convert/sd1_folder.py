@@ -16,14 +16,13 @@ from jaxgen.convert.configs import check_config, read_config, write_config
 from jaxgen.convert.sd1 import SCALE_FACTOR, SD1, Networks, Params
 from jaxgen.convert.state import State, write_safetensors
 from jaxgen.convert.torch_files import read_state
-from jaxgen.data.tokenizers import TextTokenizer, clip_tokenizer_of
+from jaxgen.data.tokenizers import TextTokenizer, clip_files, clip_tokenizer_of
 from jaxgen.nn.autoencoder import AutoencoderKL
 from jaxgen.nn.clip_text import ClipText
 from jaxgen.nn.ldm_unet import UNet
 
 _WEIGHTS = "diffusion_pytorch_model"
 _TEXT_WEIGHTS = ("model", "pytorch_model")
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
 
 # Options of diffusers' networks and schedulers as Stable Diffusion 1 has them,
 # which a file need not mention.
@@ -162,11 +161,10 @@ def save(
   scheduler = _made(path / "scheduler") / "scheduler_config.json"
   write_config(scheduler, _SCHEDULE | _SCHEDULE_DEFAULTS | _SCHEDULER)
   if tokenizer is not None:
-    clip_tokenizer_of(tokenizer)
+    files = clip_files(tokenizer)
     folder = _made(path / "tokenizer")
-    for name in _TOKENIZER_FILES:
-      if (Path(tokenizer) / name).is_file():
-        shutil.copyfile(Path(tokenizer) / name, folder / name)
+    for file in files:
+      shutil.copyfile(file, folder / file.name)
     write_config(
       folder / "tokenizer_config.json",
       {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77},

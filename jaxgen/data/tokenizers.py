@@ -139,10 +139,10 @@ def clip_tokenizer_of(folder: str | Path, length: int = 77) -> TextTokenizer:
     FileNotFoundError: if there are none; says where they are published.
     ValueError: if a file is not what it should be, or length < 2.
   """
-  folder = Path(folder)
-  whole = folder / "tokenizer.json"
-  if (folder / "vocab.json").is_file() or not whole.is_file():
-    return clip_tokenizer(folder / "vocab.json", folder / "merges.txt", length)
+  files = clip_files(folder)
+  if len(files) == 2:
+    return clip_tokenizer(*files, length)
+  (whole,) = files
   library = optional("tokenizers", "text")
   parts = read_entries(whole).get("model")
   parts = parts if isinstance(parts, dict) else {}
@@ -157,6 +157,19 @@ def clip_tokenizer_of(folder: str | Path, length: int = 77) -> TextTokenizer:
 
   model = _parsed(byte_pairs, whole)
   return _clip_rules(library, model, length)
+
+
+def clip_files(folder: str | Path) -> tuple[Path, ...]:
+  """What `clip_tokenizer_of` reads: vocab.json and merges.txt, or one file.
+
+  Raises:
+    FileNotFoundError: if there are none; says where they are published.
+  """
+  pair = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+  whole = Path(folder) / "tokenizer.json"
+  if whole.is_file() and not pair[0].is_file():
+    return (whole,)
+  return tuple(existing(path, _CLIP_SOURCE) for path in pair)
 
 
 def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
