@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,22 +56,24 @@ def load(weights: str) -> Model:
   """A model from a workdir of some experiment's training, or published weights.
 
   Args:
-    weights: a workdir; a file or directory in a layout that
-      `jaxgen.convert.ddpm` reads; a file of OpenAI's, under its own name; or
-      NAME:PATH of a score SDE, NCSN or latent diffusion model, which
-      checkpoints do not name.
+    weights: a workdir; a folder of `experiments.ldm.export`; a file or
+      directory in a layout that `jaxgen.convert.ddpm` reads; a file of
+      OpenAI's, under its own name; or NAME:PATH of a score SDE, NCSN or latent
+      diffusion model, which checkpoints do not name.
 
   Raises:
     FileNotFoundError: there is neither.
     ValueError: it is damaged, or of no experiment of ours.
   """
-  from experiments.ldm import configs
+  from experiments.ldm import configs, files
   from jaxgen.convert import openai
 
   path = Path(weights)
   named = weights.partition(":")[0].partition("/")[0]
   if (path / "checkpoints").is_dir():
     name = _experiment_of(path / "checkpoints")
+  elif files.is_folder(path):
+    name = "ldm"
   elif ":" in weights and named in ("ve", "vp", "subvp", "ncsn", "ncsnv2"):
     name = "ncsn" if named.startswith("ncsn") else "score_sde"
   elif ":" in weights and named in configs.CONFIGS:
@@ -111,19 +113,35 @@ def restore_run(workdir: Path, kind: Callable[..., Any]) -> tuple[Any, PyTree]:
     ValueError: it is damaged, or of another experiment.
   """
   saved = training.restore_experiment(workdir / "checkpoints")
+  config = read_config(workdir, saved, kind)
+  return config, training.restore_params(workdir / "checkpoints", "ema")
+
+
+def read_config(
+  source: Path, saved: Mapping[str, Any], kind: Callable[..., Any]
+) -> Any:
+  """A configuration from what was saved of it.
+
+  Args:
+    source: where it was found, for messages.
+    saved: its fields, and `experiment`.
+    kind: the experiment's class of configurations.
+
+  Raises:
+    ValueError: a field is missing, superfluous or of another type.
+  """
   saved = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
   saved.pop("experiment", None)
   hints = typing.get_type_hints(kind)
   for name, value in saved.items():
     if not _fits(value, hints.get(name)):
-      raise ValueError(f"{workdir} has {shown(name)[1:-1]} {shown(value)}")
+      raise ValueError(f"{source} has {shown(name)[1:-1]} {shown(value)}")
   try:
-    config = kind(**saved)
+    return kind(**saved)
   except TypeError as error:
     raise ValueError(
-      f"{workdir} holds no {kind.__name__}: {reason(error)}"
+      f"{source} holds no {kind.__name__}: {reason(error)}"
     ) from error
-  return config, training.restore_params(workdir / "checkpoints", "ema")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -133,8 +133,8 @@ CONFIGS = {
   "openmoji64": Probe(
     "openmoji64",
     dataset="openmoji/64",
-    decay_steps=1500,
-    steps=1500,
+    decay_steps=500,
+    steps=500,
     epoch_steps=15,
     **_SMALL | {"num_classes": 11},
   ),

@@ -201,13 +201,13 @@ _OPENMOJI = dataclasses.replace(
   channels=128,
   code_width=256,
   beta_steps=1000,
-  tau_steps=10_000,
+  tau_steps=3500,
   lr=1e-3,
   lr_end=1.25e-5,
-  lr_steps=15_000,
+  lr_steps=5000,
   ema_decay=0.999,
-  steps=15_000,
-  save_every=3000,
+  steps=5000,
+  save_every=1000,
   log_every=50,
 )
 # DALL-E's network and density, with its weight of the KL.

@@ -225,12 +225,12 @@ _SMALL = Config(
   disc_channels=32,
   disc_layers=2,
 )
-# About ten minutes on one GPU: 4,000 emoji, latents of 16 x 16.
+# Minutes on one GPU: 4,000 emoji, latents of 16 x 16.
 _OPENMOJI = dataclasses.replace(
   _SMALL,
   dataset="openmoji/64",
   image_size=64,
-  channels=64,
+  channels=32,
   channel_mult=(1, 2, 4),
   num_res_blocks=1,
   disc_start=4000,

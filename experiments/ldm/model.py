@@ -1,6 +1,7 @@
 """From a configuration to the objects of the library."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +9,15 @@ import jax
 import jax.numpy as jnp
 
 import jaxgen.diffusion as jd
-from experiments.ldm import batches, conditions, first_stage, published
+from experiments.ldm import batches, conditions, files, first_stage, published
 from experiments.ldm.config import Config
 from experiments.ldm.configs import CONFIGS
-from experiments.models import Model, restore_run, shared_fields
+from experiments.models import (
+  Model,
+  read_config,
+  restore_run,
+  shared_fields,
+)
 from jaxgen import training
 from jaxgen.nn.autoencoder import FirstStage
 from jaxgen.nn.ldm_unet import UNet
@@ -179,10 +185,11 @@ def eps_loss(
 
 
 def load(weights: str) -> tuple[Config, Networks, PyTree]:
-  """A trained model: a workdir of `train`, or NAME:PATH of a released file.
+  """A model: a workdir of `train`, a folder of `export`, or NAME:PATH.
 
   Args:
-    weights: a workdir, or such as "cin256:model.ckpt".
+    weights: a workdir or folder, or such as "cin256:model.ckpt", NAME:PATH of
+      a released file.
 
   Returns:
     Configuration, networks and the parameters of `unet`, `conditioner` and
@@ -199,11 +206,18 @@ def load(weights: str) -> tuple[Config, Networks, PyTree]:
     memory = training.restore_params(path / "checkpoints", "memory")
     networks = make_networks(config, autoencoder)
     return config, networks, {**params, **memory}
+  if files.is_folder(path):
+    config = read_config(path, files.read_fields(path), Config)
+    autoencoder = first_stage.read_architecture(path / files.FIRST_STAGE)
+    networks = make_networks(config, autoencoder)
+    wanted = jax.eval_shape(partial(_init_all, config, networks))
+    return config, networks, files.read_params(path, wanted)
   name, _, file = weights.partition(":")
   if not file or name not in CONFIGS:
     raise FileNotFoundError(
-      f"{weights} is neither a workdir nor NAME:PATH of a released file, with "
-      f"NAME one of {', '.join(CONFIGS)}"
+      f"{weights} is neither a workdir, a folder of experiments.ldm.export, "
+      "nor NAME:PATH of a released file, with NAME one of "
+      f"{', '.join(CONFIGS)}"
     )
   config = CONFIGS[name]
   if config.autoencoder not in first_stage.AUTOENCODERS:
@@ -211,6 +225,17 @@ def load(weights: str) -> tuple[Config, Networks, PyTree]:
   networks = make_networks(config, first_stage.AUTOENCODERS[config.autoencoder])
   params = published.load(file, config, make_process(config), *networks)
   return config, networks, params
+
+
+def _init_all(config: Config, networks: Networks) -> PyTree:
+  """Parameters as `load` returns them, none of them trained."""
+  key, size = jax.random.key(0), config.image_size
+  image = jnp.zeros((1, size, size, config.image_channels))
+  frozen = networks.autoencoder.init(key, image)["params"]
+  return {
+    **init_params(config, networks.unet, key),
+    **init_memory(config, frozen),
+  }
 
 
 def as_model(

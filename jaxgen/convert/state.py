@@ -50,8 +50,11 @@ def write_safetensors(
   _import_safetensors()
   from safetensors.numpy import save_file
 
-  # save_file reads raw memory, so a transposed view would be written wrong.
-  whole = {name: np.ascontiguousarray(x) for name, x in state.items()}
+  # save_file reads raw memory, so a transposed view would be written wrong;
+  # and NumPy gives a scalar an axis here.
+  whole = {
+    n: np.ascontiguousarray(x).reshape(x.shape) for n, x in state.items()
+  }
   save_file(whole, str(path), metadata=dict(metadata or {"format": "pt"}))
 
 

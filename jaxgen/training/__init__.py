@@ -8,6 +8,7 @@ from jaxgen.training.checkpoints import (
   Checkpoints,
   restore_experiment,
   restore_params,
+  trained_steps,
 )
 from jaxgen.training.loop import Log, stop_on_sigterm
 from jaxgen.training.metrics import MetricsWriter
@@ -60,6 +61,7 @@ __all__ = [
   "split_batch",
   "state_sharding",
   "stop_on_sigterm",
+  "trained_steps",
   "update_ema",
   "warmed_up_ema",
 ]

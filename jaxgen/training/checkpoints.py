@@ -210,6 +210,16 @@ def restore_params(
   return files.read_params(_newest_good_directory(directory), which, mesh)
 
 
+def trained_steps(directory: str | Path) -> int:
+  """The step of the newest good checkpoint.
+
+  Raises:
+    FileNotFoundError: there is no finished checkpoint.
+    ValueError: all are damaged.
+  """
+  return int(_newest_good_directory(directory).name)
+
+
 def restore_experiment(directory: str | Path) -> dict[str, Any]:
   """The `experiment` of the newest good checkpoint.
 
