@@ -285,6 +285,8 @@ LARGE: dict[str, Any] = {
   "num_heads": 16,
   "mlp_width": 4096,
 }
+# The paper's network.
+GIANT: dict[str, Any] = {name: getattr(Pretrain(), name) for name in TRUNK}
 _RELEASED: dict[str, Any] = {
   "shared_attention": False,
   "pair_layers": 0,
