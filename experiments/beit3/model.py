@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.beit3.config import TRUNK, Pretrain, Retrieval
+from experiments.beit3.config import TRUNK, Pretrain
+from experiments.beit3.retrieval_config import Retrieval
 from experiments.models import restore_run
 from jaxgen import training
 from jaxgen.convert import beit3 as released
