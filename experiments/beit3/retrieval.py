@@ -48,8 +48,7 @@ from jaxgen.types import Array, Key, PyTree
 TITLE = "BEiT-3 retrieval (released README)"
 COLUMNS = ("TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
 _COMMAND = "python -m experiments.beit3.retrieval"
-# Configuration -> row and `COLUMNS`: the release's TR@1 and IR@1, the paper's of
-# "giant".
+# Configuration -> row and `COLUMNS`, the release's or, of "giant", the paper's.
 _ROWS = {
   "coco_base": ("base", "79.1", "", "", "61.4", "", ""),
   "coco_large": ("large", "82.1", "", "", "63.4", "", ""),
