@@ -32,7 +32,7 @@ class Segmentation:
     scenes: if not 0, so many `DigitScenes` of the data set's digits take the
       data set's place.
     test_scenes: the same for the test split.
-    image_channels: 1 for grey, 3 for colour.
+    image_channels: 1 for grey, 3 for colour; grey images become 3 channels.
     num_classes: labels.
     reduce_zero_label: label 0 is no class, and 1 becomes 0.
     crop_size: height and width of crops, and of windows in the test.

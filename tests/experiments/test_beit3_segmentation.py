@@ -179,6 +179,14 @@ def test_it_begins_with_a_run_of_ours(pretrained, tmp_path):
     segment.pretrained_backbone(gone, backbone)
 
 
+def test_grey_scenes_have_three_channels():
+  batch = next(segment_model.batches(smoke(MNIST)))
+  image = batch["image"]
+  assert image.shape == (8, 32, 32, 3)
+  np.testing.assert_array_equal(image, image[..., :1].repeat(3, -1))
+  assert image.std() > 0
+
+
 def test_a_step():
   """Shapes of a step's loss, with stochastic depth and recomputation."""
   config = dataclasses.replace(smoke(MNIST), drop_path=0.1, remat=True)
