@@ -66,6 +66,7 @@ TABLES = (
   "beit3.table_nlvr2",
   "beit3.table_captions",
   "beit3.retrieval",
+  "beit3.table_ade20k",
 )
 
 

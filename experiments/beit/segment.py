@@ -17,6 +17,7 @@ backbone begins at random. A trained or published network is scored by
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,18 +26,23 @@ import tyro
 from experiments import results
 from experiments.beit import segment_config as configs
 from experiments.beit import segment_eval, segment_model
-from experiments.beit.segment_config import Config
+from experiments.beit.segment_config import Segmentation
 from experiments.beit.segment_eval import Segmented
+from experiments.beit.segment_model import BEIT, Family
 from experiments.cli import command_line
 from experiments.fitting import fit
 from jaxgen import training
 from jaxgen.data import save_png
 from jaxgen.data.segmentation import UNLABELLED, hsv_to_rgb, pad_to
-from jaxgen.metrics.segmentation import Segmentation, segmentation
+from jaxgen.metrics import segmentation as metrics
 
 
-def train(config: Config) -> Path:
+def train(config: Any, family: Family = BEIT) -> Path:
   """Trains to `config.steps` from the newest checkpoint in the workdir.
+
+  Args:
+    config: of the family's kind.
+    family: of the backbone.
 
   Returns:
     The workdir, with checkpoints/, metrics.jsonl, loss.png; and of the test
@@ -45,14 +51,15 @@ def train(config: Config) -> Path:
   """
   training.initialize_distributed()
   config = configs.smoke(config) if config.smoke else config
-  workdir = workdir_of(config)
+  workdir = workdir_of(config, family)
+  network = segment_model.make_network(config, family)
   fit(
     config,
-    "beit_segment",
+    family.experiment,
     workdir,
-    partial(segment_model.init_state, config),
+    partial(segment_model.init_state, config, family=family),
     lambda mesh: training.make_train_step(
-      segment_model.make_loss(config, segment_model.make_network(config)),
+      segment_model.make_loss(config, network),
       segment_model.make_optimizer(config),
       training.constant_ema(0.0),
       mesh,
@@ -61,18 +68,22 @@ def train(config: Config) -> Path:
     batches=segment_model.batches,
   )
   if jax.process_count() == 1:
-    score(str(workdir), workdir)
+    score(str(workdir), workdir, family=family)
   return workdir
 
 
-def workdir_of(config: Config) -> Path:
+def workdir_of(config: Segmentation, family: Family = BEIT) -> Path:
   """Where a run leaves its files."""
-  return Path(config.workdir or f"runs/beit-{config.name}")
+  return Path(config.workdir or family.workdirs + config.name)
 
 
 def score(
-  weights: str, out: Path, multi: bool = False, n: int = 0
-) -> tuple[Config, Segmentation, str]:
+  weights: str,
+  out: Path,
+  multi: bool = False,
+  n: int = 0,
+  family: Family = BEIT,
+) -> tuple[Any, metrics.Segmentation, str]:
   """Scores a network on its test split.
 
   Writes segmentations.json and segmentations.png, or segmentations-multi.json
@@ -83,11 +94,12 @@ def score(
     out: directory for the files.
     multi: several scales and mirror images.
     n: the first n images; all if 0.
+    family: of the backbone.
 
   Returns:
     The network's configuration, the scores, and the protocol in words.
   """
-  loaded = segment_model.load(weights)
+  loaded = segment_model.load(weights, family)
   config = loaded.config
   images = segment_model.open_images(
     config, config.test_split, config.test_scenes
@@ -96,7 +108,7 @@ def score(
     images = [images[i] for i in range(n)]
   found = segment_eval.segment_all(loaded, images, multi)
   matrix, shown = segment_eval.judge(found, config.num_classes)
-  scores = segmentation(matrix)
+  scores = metrics.segmentation(matrix)
   out.mkdir(parents=True, exist_ok=True)
   path = out / f"segmentations{'-multi' if multi else ''}.png"
   save_png(path, grid(shown))
@@ -120,7 +132,7 @@ def score(
   return config, scores, protocol
 
 
-def describe(config: Config, n: int, multi: bool) -> str:
+def describe(config: Segmentation, n: int, multi: bool) -> str:
   """The protocol in words."""
   ratios = ", ".join(map(str, segment_eval.RATIOS))
   scales = f"ratios {ratios}, mirrored too" if multi else "one scale"

@@ -21,12 +21,8 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """One segmentation network; the defaults are BEiT-B's after ImageNet-22k.
-
-  The release's fp16 is bfloat16 or float32 here. It trains the large network at
-  640 in two halves of a batch, whose normalisations see 8 images each; here the
-  batch is whole.
+class Segmentation:
+  """One segmentation network, whatever its backbone.
 
   Attributes:
     name: of the experiment.
@@ -36,7 +32,7 @@ class Config:
     scenes: if not 0, so many `DigitScenes` of the data set's digits take the
       data set's place.
     test_scenes: the same for the test split.
-    image_channels: 1 for grey, 3 for colour.
+    image_channels: 1 for grey, 3 for colour; grey images become 3 channels.
     num_classes: labels.
     reduce_zero_label: label 0 is no class, and 1 becomes 0.
     crop_size: height and width of crops, and of windows in the test.
@@ -53,13 +49,10 @@ class Config:
     num_layers: its blocks.
     num_heads: heads of its attention.
     mlp_width: channels between a block's dense layers.
-    absolute_positions: learnt vectors are added at the start.
-    relative_positions: biases of the attention.
-    layer_scale: initial gamma; None for no gamma.
     levels: blocks, from 0, whose outputs are the feature maps.
     drop_path: rate of stochastic depth in the last block.
-    init: backbone to begin with, a workdir of pre-training or fine-tuning or a
-      published file, see `experiments.beit.model.load`; random if empty.
+    init: backbone to begin with, a workdir or a published file; random if
+      empty.
     auxiliary_weight: of the auxiliary head's loss.
     lr: AdamW's learning rate of heads and pyramid.
     layer_decay: by which it falls from a block to the one before.
@@ -105,9 +98,6 @@ class Config:
   num_layers: int = 12
   num_heads: int = 12
   mlp_width: int = 3072
-  absolute_positions: bool = False
-  relative_positions: RelativePositions = "per_block"
-  layer_scale: float | None = 0.1
   levels: tuple[int, int, int, int] = (3, 5, 7, 11)
   drop_path: float = 0.1
   init: str = ""
@@ -157,6 +147,26 @@ class Config:
       raise ValueError(
         f"mean and std need {self.image_channels} numbers, got {channels}"
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Segmentation):
+  """BEiT's; the defaults are BEiT-B's after ImageNet-22k.
+
+  `init` is a workdir of pre-training or fine-tuning or a published file, see
+  `experiments.beit.model.load`. The release's fp16 is bfloat16 or float32 here.
+  It trains the large network at 640 in two halves of a batch, whose
+  normalisations see 8 images each; here the batch is whole.
+
+  Attributes:
+    absolute_positions: learnt vectors are added at the start.
+    relative_positions: biases of the attention.
+    layer_scale: initial gamma; None for no gamma.
+  """
+
+  absolute_positions: bool = False
+  relative_positions: RelativePositions = "per_block"
+  layer_scale: float | None = 0.1
 
 
 def _released(name: str, lr: float, layer_decay: float, **changes: Any):
@@ -250,7 +260,7 @@ SMALL = {MNIST.name: MNIST}
 CONFIGS = PUBLISHED | {PLAIN.name: PLAIN} | SMALL
 
 
-def smoke(config: Config) -> Config:
+def smoke(config: Segmentation) -> Segmentation:
   """The same experiment, shrunk to seconds."""
   size = 4 * config.patch_size
   return dataclasses.replace(

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import track
 
-from experiments.beit.segment_config import Config
+from experiments.beit.segment_config import Segmentation
 from experiments.beit.segment_model import Weights
 from jaxgen import training
 from jaxgen.data.segmentation import (
@@ -55,7 +55,9 @@ class Look(NamedTuple):
   weight: float
 
 
-def looks_at(config: Config, shape: tuple[int, ...], multi: bool) -> list[Look]:
+def looks_at(
+  config: Segmentation, shape: tuple[int, ...], multi: bool
+) -> list[Look]:
   """How an image is looked at in the test.
 
   Once, fitted into `long` x `short`; or, in the test of several scales, with a
@@ -101,7 +103,7 @@ class Programs(NamedTuple):
   finish: Callable[..., Array]
 
 
-def make_programs(config: Config, network: Any, mesh: Mesh) -> Programs:
+def make_programs(config: Segmentation, network: Any, mesh: Mesh) -> Programs:
   """The programs, whose canvases are on every device of the mesh."""
   crop = config.crop_size
   whole = NamedSharding(mesh, PartitionSpec())

@@ -1,7 +1,7 @@
 """From configurations and checkpoints to segmentation networks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.beit.segment_config import CONFIGS, Config
+from experiments.beit.segment_config import CONFIGS, Config, Segmentation
 from experiments.models import restore_run, shared_fields
 from jaxgen import data, training
 from jaxgen.convert import beit_segmentation
 from jaxgen.convert.beit import adapt_backbone
 from jaxgen.data.scenes import DigitScenes
 from jaxgen.data.segmentation import SegmentationCrops
+from jaxgen.messages import shown
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.segmentation import Segmenter
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_poly
@@ -33,36 +34,37 @@ class Weights(NamedTuple):
     variables: "params" and "batch_stats".
   """
 
-  config: Config
+  config: Any
   network: Segmenter
   variables: PyTree
 
 
-def make_network(config: Config) -> Segmenter:
-  """The backbone with UPerNet."""
-  fields = shared_fields(config, Beit) | {"dtype": jnp.dtype(config.dtype)}
-  backbone = Beit(**fields, mask_token=False)
-  return Segmenter(backbone, config.num_classes, config.levels)
+class Family(NamedTuple):
+  """What is not the same for every kind of backbone.
 
-
-def init_variables(config: Config, key: Key) -> PyTree:
-  """Fresh variables; the backbone's are `config.init`'s if there is one.
-
-  Raises:
-    FileNotFoundError: there is no such backbone.
-    ValueError: it does not fit.
+  Attributes:
+    experiment: the name in checkpoints.
+    workdirs: what the names of workdirs begin with.
+    kind: the class of configurations.
+    configs: those that have a name.
+    backbone: configuration -> the module.
+    pretrained: (configuration, module) -> the parameters of `config.init`.
+    published: whether there are published files of segmentation.
   """
-  network = make_network(config)
-  size = config.crop_size
-  x = jnp.zeros((1, size, size, config.image_channels))
-  variables = jax.jit(network.init)(key, x)
-  if config.init:
-    backbone = pretrained_backbone(config, network.backbone)
-    variables = {
-      **variables,
-      "params": {**variables["params"], "backbone": backbone},
-    }
-  return variables
+
+  experiment: str
+  workdirs: str
+  kind: Callable[..., Any]
+  configs: Mapping[str, Any]
+  backbone: Callable[[Any], Any]
+  pretrained: Callable[[Any, Any], PyTree]
+  published: bool
+
+
+def make_backbone(config: Config) -> Beit:
+  """BEiT, as it is fine-tuned."""
+  fields = shared_fields(config, Beit) | {"dtype": jnp.dtype(config.dtype)}
+  return Beit(**fields, mask_token=False)
 
 
 def pretrained_backbone(config: Config, backbone: Beit) -> PyTree:
@@ -101,7 +103,43 @@ def pretrained_backbone(config: Config, backbone: Beit) -> PyTree:
   return params
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+BEIT = Family(
+  "beit_segment",
+  "runs/beit-",
+  Config,
+  CONFIGS,
+  make_backbone,
+  pretrained_backbone,
+  published=True,
+)
+
+
+def make_network(config: Any, family: Family = BEIT) -> Segmenter:
+  """The backbone with UPerNet."""
+  return Segmenter(family.backbone(config), config.num_classes, config.levels)
+
+
+def init_variables(config: Any, key: Key, family: Family = BEIT) -> PyTree:
+  """Fresh variables; the backbone's are `config.init`'s if there is one.
+
+  Raises:
+    FileNotFoundError: there is no such backbone.
+    ValueError: it does not fit.
+  """
+  network = make_network(config, family)
+  size = config.crop_size
+  x = jnp.zeros((1, size, size, config.image_channels))
+  variables = jax.jit(network.init)(key, x)
+  if config.init:
+    backbone = family.pretrained(config, network.backbone)
+    variables = {
+      **variables,
+      "params": {**variables["params"], "backbone": backbone},
+    }
+  return variables
+
+
+def make_optimizer(config: Segmentation) -> optax.GradientTransformation:
   """AdamW with rates by layer; all but vectors are decayed, see `decayed`."""
   rate = warmed_up_poly(config.lr, config.decay_steps, config.warmup_steps)
   return layer_decay_adamw(
@@ -113,7 +151,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
-def make_loss(config: Config, network: Any) -> training.LossFn:
+def make_loss(config: Segmentation, network: Any) -> training.LossFn:
   """(params, key, batch, batch statistics) -> (loss, metrics, statistics).
 
   The batch's statistics are those of all devices.
@@ -141,9 +179,11 @@ def make_loss(config: Config, network: Any) -> training.LossFn:
   return loss_fn
 
 
-def init_state(config: Config, key: Key, run_key: Key) -> training.TrainState:
+def init_state(
+  config: Any, key: Key, run_key: Key, family: Family = BEIT
+) -> training.TrainState:
   """The state before the first step; its memory are batch statistics."""
-  variables = init_variables(config, key)
+  variables = init_variables(config, key, family)
   return training.init_state(
     variables["params"],
     make_optimizer(config),
@@ -152,7 +192,9 @@ def init_state(config: Config, key: Key, run_key: Key) -> training.TrainState:
   )
 
 
-def open_images(config: Config, split: str, scenes: int = 0) -> Sequence[Any]:
+def open_images(
+  config: Segmentation, split: str, scenes: int = 0
+) -> Sequence[Any]:
   """Examples with `image` and `segmentation`.
 
   Args:
@@ -168,13 +210,13 @@ def open_images(config: Config, split: str, scenes: int = 0) -> Sequence[Any]:
   return DigitScenes(source, scenes, seed)
 
 
-def make_crops(config: Config) -> SegmentationCrops:
+def make_crops(config: Segmentation) -> SegmentationCrops:
   """The transform of training."""
   fields = shared_fields(config, SegmentationCrops)
   return SegmentationCrops(crop=config.crop_size, **fields)
 
 
-def batches(config: Config) -> Any:
+def batches(config: Segmentation) -> Any:
   """The stream of crops that a configuration names."""
   return data.train_batches(
     open_images(config, config.split, config.scenes),
@@ -186,12 +228,13 @@ def batches(config: Config) -> Any:
   )
 
 
-def load(weights: str) -> Weights:
+def load(weights: str, family: Family = BEIT) -> Weights:
   """A trained segmentation network.
 
   Args:
-    weights: a workdir of `segment`, or NAME:PATH of a published file for
-      ADE20K, where NAME is a configuration's, such as "base_640".
+    weights: a workdir of the family's `segment`, or NAME:PATH of a published
+      file for ADE20K, where NAME is a configuration's, such as "base_640".
+    family: its backbone's.
 
   Raises:
     FileNotFoundError: there is neither.
@@ -200,30 +243,35 @@ def load(weights: str) -> Weights:
   path = Path(weights)
   if (path / "checkpoints").is_dir():
     saved = training.restore_experiment(path / "checkpoints")
-    if saved["experiment"] != "beit_segment":
+    if saved["experiment"] != family.experiment:
       raise ValueError(
-        f"{weights} holds {saved['experiment']}, which is no segmentation"
+        f"{weights} holds {shown(saved['experiment'])}, not {family.experiment}"
       )
-    config, _ = restore_run(path, Config)
+    config, _ = restore_run(path, family.kind)
     params, stats = (
       training.restore_params(path / "checkpoints", which)
       for which in ("params", "memory")
     )
     variables = {"params": params, "batch_stats": stats}
-    return Weights(config, make_network(config), variables)
+    return Weights(config, make_network(config, family), variables)
+  if not family.published:
+    raise FileNotFoundError(
+      f"{weights} is no workdir of {family.experiment}, of which no weights "
+      "were published"
+    )
   name, _, file = weights.partition(":")
-  if name not in CONFIGS or not file:
+  if name not in family.configs or not file:
     raise FileNotFoundError(
       f"{weights} is neither a workdir nor NAME:PATH of a published file, "
-      f"where NAME is one of {', '.join(CONFIGS)}"
+      f"where NAME is one of {', '.join(family.configs)}"
     )
-  config = CONFIGS[name]
-  network = make_network(config)
+  config = family.configs[name]
+  network = make_network(config, family)
   variables = beit_segmentation.load(file, network, config.crop_size)
   return Weights(config, network, variables)
 
 
-def record(config: Config) -> dict[str, Any]:
+def record(config: Segmentation) -> dict[str, Any]:
   """The configuration for a result, without paths of this machine."""
   fields = dataclasses.asdict(config)
   kind, colon, root = config.dataset.partition(":")

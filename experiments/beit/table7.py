@@ -11,12 +11,14 @@ averaged over six and their mirror images ("MS").
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from experiments import results
 from experiments.beit import segment, segment_model
 from experiments.beit.segment_config import Config
+from experiments.beit.segment_model import BEIT, Family
 from experiments.cli import command_line
 from experiments.results import Claim, Result, Row
 from jaxgen.metrics.segmentation import Segmentation
@@ -62,7 +64,8 @@ def measure(
   n: int,
   out: str,
   title: str,
-  row: Callable[[Config], str],
+  row: Callable[[Any], str],
+  family: Family = BEIT,
 ) -> Result:
   """The result of one network.
 
@@ -73,6 +76,7 @@ def measure(
     out: directory for its images.
     title: of the table.
     row: its row for a configuration.
+    family: of the backbone.
   """
   timer = results.Timer()
   directory = Path(out) / Path(weights).name
@@ -81,7 +85,9 @@ def measure(
   for name, several in ((SS, False), (MS, True)):
     if several and not multi:
       continue
-    config, scores, protocol = segment.score(weights, directory, several, n)
+    config, scores, protocol = segment.score(
+      weights, directory, several, n, family
+    )
     printed, kept = columns(scores, name)
     ours, values = ours | printed, values | kept
   return Result(

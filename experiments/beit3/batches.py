@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.beit3.config import Pretrain, Retrieval
+from experiments.beit3.config import Pretrain
+from experiments.beit3.retrieval_config import Retrieval
 from experiments.beit3.task_config import Finetune
 from jaxgen import data
 from jaxgen.data.sentencepiece import PAD_TOKEN, mask_token

@@ -1,14 +1,14 @@
-"""BEiT-3's fine-tuning on ImageNet-1k, by the recipe of the released README.
+"""BEiT-3's fine-tuning on ImageNet-1k, by the recipes of `recipes`.
 
 Fields marked "run" say how a run is carried out, not what is trained: they may
 change when a run is continued.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 from experiments.beit.config import epoch_steps
-from experiments.beit3.config import LARGE, check_trunk
+from experiments.beit3.config import SIZES, check_trunk
 from experiments.beit3.recipes import RECIPES
 
 
@@ -146,21 +146,21 @@ def _published(name: str) -> Classify:
     *("lr", "layer_decay", "drop_path", "weight_decay", "batch_size"),
     *("image_size", "b2"),
   )
-  large: dict[str, Any] = LARGE if size == "large" else {}
   return Classify(
     name,
     **{field: getattr(recipe, field) for field in fields},
     warmup=recipe.warmup * epoch,
     decay_steps=recipe.epochs * epoch,
     steps=recipe.epochs * epoch,
-    **large,
+    **{k: v for k, v in SIZES[size].items() if hasattr(Classify, k)},
   )
 
 
+# The paper's giant network had no layer for classes: their names were texts.
 CLASSIFIERS = {
   **{
     name: _published(name)
-    for name in ("base", "base_indomain", "large", "large_indomain")
+    for name in ("base", "base_indomain", "large", "large_indomain", "giant")
   },
   # Small enough for a CPU; the labels are Unicode's groups.
   "openmoji32": Classify(

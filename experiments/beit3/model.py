@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.beit3.config import TRUNK, Pretrain, Retrieval
+from experiments.beit3.config import TRUNK, Pretrain
+from experiments.beit3.retrieval_config import Retrieval
 from experiments.models import restore_run
 from jaxgen import training
 from jaxgen.convert import beit3 as released
@@ -54,19 +55,38 @@ def init_network(config: Any, network: Any, key: Key) -> PyTree:
   params = jax.jit(network.init)(key, *inputs)["params"]
   if not config.init:
     return params
+  wanted = params["trunk"]
+  return params | {
+    "trunk": pretrained_trunk(config, network.trunk, config.image_size, wanted)
+  }
+
+
+def pretrained_trunk(
+  config: Any, trunk: Beit3, image_size: int, wanted: PyTree
+) -> PyTree:
+  """The trunk of `config.init`, for images of another size.
+
+  Args:
+    config: has `init`, and `init_size` for a released file.
+    trunk: of the network.
+    image_size: height and width of its images.
+    wanted: what it has, arrays or their shapes.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: `init` holds another network, or something else.
+  """
   if is_run(config.init):
     path = Path(config.init)
     check_run(path, "beit3_pretrain", "pre-training of BEiT-3")
     old, weights = restore_run(path, Pretrain)
-    trunk, size = weights["trunk"], old.image_size
+    found, size = weights["trunk"], old.image_size
   else:
     size = config.init_size
-    trunk = released.load(config.init, network.trunk, size)
-  trunk = released.resize(trunk, network.trunk, size, config.image_size)
-  wanted = params["trunk"]
+    found = released.load(config.init, trunk, size)
+  found = released.resize(found, trunk, size, image_size)
   # What the task has no use for, such as the experts of pairs, ends here.
-  trunk = _part(trunk, wanted, config.init)
-  return params | {"trunk": jax.tree.map(jnp.array, trunk)}
+  return jax.tree.map(jnp.array, _part(found, wanted, config.init))
 
 
 def sample_inputs(config: Any, network: Any) -> tuple[Array, ...]:

@@ -23,7 +23,8 @@ import tyro
 
 from experiments import results
 from experiments.beit3 import pretrain, retrieval
-from experiments.beit3.config import PRETRAININGS, RETRIEVALS
+from experiments.beit3.config import PRETRAININGS
+from experiments.beit3.retrieval_config import RETRIEVALS
 from experiments.cli import command_line
 from experiments.dvae import train as dvae
 from experiments.dvae.config import SMALL

@@ -1,13 +1,13 @@
-"""BEiT-3's fine-tuning for tasks, by the recipes of the released README.
+"""BEiT-3's fine-tuning for tasks, by the recipes of `recipes`.
 
 Fields marked "run" say how a run is carried out, not what is trained: they may
-change when a run is continued. Retrieval is in `config`.
+change when a run is continued. Retrieval is in `retrieval_config`.
 """
 
 import dataclasses
 from typing import Any, Literal
 
-from experiments.beit3.config import LARGE, SHORT, SMALL, check_trunk
+from experiments.beit3.config import GIANT, SHORT, SIZES, SMALL, check_trunk
 from experiments.beit3.recipes import RECIPES
 
 
@@ -185,6 +185,7 @@ class Captions(Finetune):
 _VQA = 443_757 + 214_354 * 39_504 // 40_504
 _NLVR2 = 86_373
 _COCO = 5 * 113_287
+_COCO_SPLITS: dict[str, Any] = {"split": "train+restval", "test_split": "test"}
 _FIELDS = ("lr", "layer_decay", "drop_path", "weight_decay", "batch_size")
 
 
@@ -203,7 +204,7 @@ def _published(task: str, size: str, examples: int) -> dict[str, Any]:
       "decay_steps": recipe.epochs * epoch,
       "steps": recipe.epochs * epoch,
     }
-    | (LARGE if size == "large" else {})
+    | SIZES[size]
   )
 
 
@@ -226,8 +227,7 @@ def _captions(name: str) -> Captions:
   if name.startswith("nocaps_"):
     task, size = "nocaps", name.removeprefix("nocaps_")
   fields = _published(task, size.split("_")[0], _COCO)
-  coco = {"split": "train+restval", "test_split": "test"}
-  return Captions(name, "coco_captions", **fields | coco)
+  return Captions(name, "coco_captions", **fields | _COCO_SPLITS)
 
 
 # Small enough for a CPU.
@@ -249,7 +249,7 @@ _SHAPES = _TOY | {
 ANSWERS = {
   **{
     name: _answers(name)
-    for name in ("base", "base_indomain", "large", "large_indomain")
+    for name in ("base", "base_indomain", "large", "large_indomain", "giant")
   },
   "large_indomain_768": _answers("large_indomain_768", image_size=768),
   "shapes": Answers("shapes", **_SHAPES, num_answers=5, head_rate=1.0),
@@ -257,7 +257,7 @@ ANSWERS = {
 STATEMENTS = {
   **{
     name: _statements(name)
-    for name in ("base", "base_indomain", "large", "large_indomain")
+    for name in ("base", "base_indomain", "large", "large_indomain", "giant")
   },
   "shapes": Statements("shapes", **_SHAPES),
 }
@@ -269,6 +269,24 @@ CAPTIONS = {
       *("nocaps_base", "nocaps_base_indomain", "nocaps_large"),
     )
   },
+  # Wang et al. 2023, Table 13.
+  "giant": Captions(
+    "giant",
+    "coco_captions",
+    **_COCO_SPLITS,
+    **GIANT,
+    image_size=392,
+    rand_augment=7,
+    max_length=32,
+    drop_path=0.3,
+    lr=8e-6,
+    warmup=1600,
+    decay_steps=16_000,
+    weight_decay=0.01,
+    batch_size=256,
+    steps=16_000,
+    mask_share=0.6,
+  ),
   "openmoji32": Captions(
     "openmoji32", **_TOY | {"test_split": "test", "crop_area": 0.8}
   ),

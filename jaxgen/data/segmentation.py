@@ -182,7 +182,10 @@ def _levels(x: np.ndarray, factor: float, shift: float = 0.0) -> np.ndarray:
 
 
 def normalize(image: np.ndarray, mean: Floats, std: Floats) -> np.ndarray:
-  """(x - mean) / std of each channel, float32; mean and std are in levels."""
+  """(x - mean) / std of each channel, float32; mean and std are in levels.
+
+  A grey image gets as many channels as there are numbers.
+  """
   shape = (1,) * (image.ndim - 1) + (-1,)
   as_row = lambda values: np.asarray(values, np.float32).reshape(shape)
   return (image.astype(np.float32) - as_row(mean)) / as_row(std)

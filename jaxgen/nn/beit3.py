@@ -27,11 +27,13 @@ class Encoded(NamedTuple):
     image: `[B, N + 1, C]`, the class token first, then the patches.
     text: `[B, L, C]`.
     memory: keys and values of every block, of the tokens in this order.
+    blocks: outputs of every block, `[B, N + 1 + L, C]` each, none normalised.
   """
 
   image: Array
   text: Array
   memory: tuple[Memory, ...]
+  blocks: tuple[Array, ...]
 
 
 class Beit3(nn.Module):
@@ -130,17 +132,18 @@ class Beit3(nn.Module):
     module = MultiwayBlock
     if self.remat:
       module = nn.remat(MultiwayBlock, static_argnums=(2, 5, 6))
-    memory = []
+    memory, blocks = [], []
     for i in range(self.num_layers):
       block = self._block(module, i)
       earlier = None if past is None else past[i]
       h, kept = block(h, split, mask, earlier, pair, deterministic)
       memory.append(kept)
+      blocks.append(h)
     if self.output_norm:
       norm = lambda way: layer_norm(f"norm_{way}", self.dtype)
       shared = self.shared_attention
       h = norm("shared")(h) if shared else by_modality(h, split, norm)
-    return Encoded(h[:, :split], h[:, split:], tuple(memory))
+    return Encoded(h[:, :split], h[:, split:], tuple(memory), tuple(blocks))
 
   def _block(self, module: type[MultiwayBlock], i: int) -> MultiwayBlock:
     return module(

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxgen.nn.beit3 import Beit3
 from jaxgen.nn.multiway import layer_norm
@@ -101,6 +102,45 @@ class ImageClassifier(nn.Module):
     encoded = self.trunk(images, deterministic=deterministic)
     h = layer_norm("fc_norm")(_float(encoded.image)[:, 1:].mean(1))
     return _head(self.num_classes, "head", self.head_scale)(h)
+
+
+class ImageBackbone(nn.Module):
+  """The image half, to take the place of `jaxgen.nn.beit.Beit` under a head.
+
+  Attributes:
+    trunk: without its last normalisation, which no block's output has.
+  """
+
+  trunk: Beit3
+
+  @property
+  def patch_size(self) -> int:
+    """Height and width of a patch."""
+    return self.trunk.patch_size
+
+  @property
+  def width(self) -> int:
+    """Channels."""
+    return self.trunk.width
+
+  @property
+  def dtype(self) -> DTypeLike:
+    """Of the computation."""
+    return self.trunk.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Array, mask: Array | None = None, deterministic: bool = True
+  ) -> tuple[Array, ...]:
+    """The outputs of all blocks, `[B, N + 1, width]` each, none normalised.
+
+    Args:
+      x: images `[B, H, W, C]`, of N = (H / P) (W / P) patches.
+      mask: `[B, N]`, True where a patch is replaced by the mask token.
+      deterministic: see the trunk.
+    """
+    encoded = self.trunk(x, patch_mask=mask, deterministic=deterministic)
+    return encoded.blocks
 
 
 class Retrieval(nn.Module):

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn.batch_norm import BatchNorm
 from jaxgen.nn.beit import Beit
+from jaxgen.nn.beit3_tasks import ImageBackbone
 from jaxgen.nn.convolution import conv
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.types import Array
@@ -172,17 +173,18 @@ class FCNHead(nn.Module):
 
 
 class Segmenter(nn.Module):
-  """BEiT with UPerNet, as on ADE20K.
+  """BEiT with UPerNet, as on ADE20K; or BEiT-3's image half in BEiT's place.
 
   Attributes:
-    backbone: without a mask token and with biases "per_block".
+    backbone: BEiT without a mask token and with biases "per_block"; or what
+      returns the outputs of its blocks as BEiT does.
     num_classes: labels.
     levels: the blocks, from 0, whose outputs are the feature maps, none
       normalised: every third of BEiT-B's 12, every sixth of BEiT-L's 24, from
       the third last block count.
   """
 
-  backbone: Beit
+  backbone: Beit | ImageBackbone
   num_classes: int = 150
   levels: tuple[int, int, int, int] = (3, 5, 7, 11)
 

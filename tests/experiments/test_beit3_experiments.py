@@ -19,14 +19,9 @@ from experiments.beit3 import (
   replica,
   retrieval,
 )
-from experiments.beit3.config import (
-  PRETRAININGS,
-  RETRIEVALS,
-  Pretrain,
-  Retrieval,
-  smoke,
-)
+from experiments.beit3.config import PRETRAININGS, Pretrain, smoke
 from experiments.beit3.recipes import RECIPES
+from experiments.beit3.retrieval_config import RETRIEVALS, Retrieval
 from experiments.beit3.task_config import CAPTIONS
 from experiments.tokenizers import Tokenizer
 from jaxgen import data, training

@@ -17,6 +17,7 @@ from experiments.beit3 import (
   nlvr2,
   retrieval,
   shapes,
+  table_ade20k,
   table_captions,
   table_imagenet,
   table_nlvr2,
@@ -26,6 +27,7 @@ from experiments.beit3 import (
 )
 from experiments.beit3.classify_config import CLASSIFIERS, Classify
 from experiments.beit3.recipes import RECIPES
+from experiments.beit3.retrieval_config import RETRIEVALS
 from experiments.beit3.task_config import (
   ANSWERS,
   CAPTIONS,
@@ -52,7 +54,9 @@ def test_tasks_are_trained_by_the_published_recipes():
     ("coco_captioning", CAPTIONS, 566_747),
     ("imagenet", CLASSIFIERS, 1_281_167),
   ):
-    for size in ("base", "large"):
+    sizes = [size for size in BEIT3S if f"{task}_{size}" in RECIPES]
+    assert len(sizes) == (2 if task == "coco_captioning" else 3)
+    for size in sizes:
       config, recipe = configs[size], RECIPES[f"{task}_{size}"]
       for field in dataclasses.fields(recipe):
         if field.name not in shared and hasattr(config, field.name):
@@ -61,7 +65,11 @@ def test_tasks_are_trained_by_the_published_recipes():
       assert config.steps == pytest.approx(recipe.epochs * epoch, rel=3e-3)
       assert config.warmup == pytest.approx(recipe.warmup * epoch, rel=3e-3)
       trunk = finetuning.model.make_trunk(config)
-      assert trunk.clone(drop_path=0.0) == BEIT3S[size]
+      # Experts of pairs are of no use to a classifier.
+      wanted = BEIT3S[size].clone(pair_layers=trunk.pair_layers)
+      assert trunk.clone(drop_path=0.0) == wanted
+      if hasattr(config, "pair_layers"):
+        assert trunk.pair_layers == BEIT3S[size].pair_layers
   assert ANSWERS["base"].rand_augment == 7
   assert ANSWERS["base"].head_rate == 20
   assert ANSWERS["large_indomain_768"].image_size == 768
@@ -69,6 +77,32 @@ def test_tasks_are_trained_by_the_published_recipes():
   assert STATEMENTS["base_indomain"].lr == 5e-4
   assert CAPTIONS["nocaps_base"].lr == 1e-5
   assert (CLASSIFIERS["base"].mixup, CLASSIFIERS["base"].cutmix) == (0.8, 1.0)
+
+
+def test_the_papers_giant_network():
+  """Wang et al. 2023, Tables 12 to 14 and 17."""
+  fields = ("lr", "layer_decay", "weight_decay", "drop_path", "batch_size",
+            "image_size")  # fmt: skip
+  retrievals = RETRIEVALS["coco_giant"], RETRIEVALS["flickr30k_giant"]
+  for config, epochs, numbers in (
+    (STATEMENTS["giant"], 20 / 5, (1e-3, 0.8, 0.05, 0.4, 256, 224)),
+    (ANSWERS["giant"], 10 / 1, (1e-5, 1.0, 0.01, 0.4, 128, 756)),
+    (CAPTIONS["giant"], 16_000 / 1600, (8e-6, 1.0, 0.01, 0.3, 256, 392)),
+    (retrievals[0], 15 / 3, (1e-5, 0.95, 0.05, 0.3, 3072, 420)),
+    (retrievals[1], 20 / 5, (1e-5, 0.95, 0.05, 0.3, 3072, 420)),
+    (CLASSIFIERS["giant"], 15 / 3, (3e-5, 0.95, 0.05, 0.4, 2048, 336)),
+  ):
+    assert tuple(getattr(config, name) for name in fields) == numbers
+    assert config.steps / config.warmup == epochs
+    assert config.steps == config.decay_steps
+    assert config.b2 == 0.999
+  captions = CAPTIONS["giant"]
+  assert captions.steps == 16_000
+  assert (captions.mask_share, captions.smoothing) == (0.6, 0.1)
+  assert captions.num_beams == 3
+  for config in (captions, *retrievals):
+    trunk = finetuning.model.make_trunk(config)
+    assert trunk.clone(drop_path=0.0) == BEIT3S["giant"]
 
 
 def squares(image):
@@ -333,7 +367,7 @@ def test_a_released_file_of_a_task(monkeypatch, tmp_path):
 def test_tables_have_their_claims_rows():
   for module in (
     *(table_captions, table_vqav2, table_nlvr2, table_imagenet),
-    retrieval,
+    *(retrieval, table_ade20k),
   ):
     rows = {row.name for row in module.ROWS}
     for claim in module.CLAIMS:

@@ -7,6 +7,7 @@ import pytest
 
 from jaxgen.nn.beit3 import BEIT3S, Beit3
 from jaxgen.nn.beit3_tasks import (
+  ImageBackbone,
   ImageClassifier,
   MaskedDataModel,
   chosen,
@@ -81,6 +82,20 @@ def test_the_papers_giant():
   assert [round(n / 1e6) for n in millions] == [692, 692, 52, 317]
   total = count(shapes) + 36 * count(plain)
   assert round(total / 1e9, 1) == 1.9
+  # Of Table 2's sizes: what both halves share in a block, an expert, the words,
+  # and patches, the tokens of class and mask, positions.
+  w, m = 1408, 6144
+  shared, expert = 4 * w * w + 4 * w + 2 * w, 2 * w * m + m + w + 2 * w
+  words, patches = (64010 + 1024) * w, (14 * 14 * 3 + 1 + 2 + 16 * 16 + 3) * w
+  exact = 40 * (shared + 2 * expert) + 3 * expert + words + patches + 2 * w
+  assert count(shapes["trunk"]) + 36 * count(plain) == exact
+  # "Only vision-related parameters (about 1B) are activated" for images.
+  backbone = ImageBackbone(few.trunk.clone(output_norm=False))
+  shapes = shapes_of(backbone, square(224))
+  plain = shapes["trunk"]["block_0"]
+  images = count(shapes) + 36 * count(plain)
+  assert images == 40 * (shared + expert) + patches
+  assert round(images / 1e9, 1) == 1.0
 
 
 @pytest.fixture(scope="module", params=["released", "papers"])
@@ -106,6 +121,36 @@ def test_padding_and_masked_patches_are_not_seen(masked_model):
   assert text.shape == (2, 6, 40)
   changed, _ = call(IMAGES, words, np.zeros_like(PADDING))
   assert not np.allclose(visual, changed)
+
+
+@pytest.mark.parametrize("trunk", [TINY, PAPERS], ids=["released", "papers"])
+def test_features_of_blocks(trunk):
+  """Those of a trunk that ends there, and before the last normalisation."""
+  backbone = ImageBackbone(trunk.clone(output_norm=False))
+  first = trunk.clone(num_layers=1, output_norm=False)
+  v = variables(backbone, IMAGES)
+  params = v["params"]["trunk"]
+  norm = f"norm_{'shared' if trunk.shared_attention else 'vision'}"
+  scale, bias = RNG.standard_normal((2, 32), np.float32)
+  normalised = params | {norm: {"scale": scale, "bias": bias}}
+  shorter = {name: x for name, x in params.items() if name != "block_1"}
+
+  @jax.jit
+  def all_of(images):
+    return (
+      backbone.apply(v, images),
+      first.apply({"params": shorter}, images).image,
+      trunk.apply({"params": normalised}, images).image,
+    )
+
+  found, want, last = all_of(IMAGES)
+  assert [x.shape for x in found] == [(2, 13, 32)] * 2
+  np.testing.assert_allclose(found[0], want, rtol=1e-4, atol=1e-4)
+  x = np.asarray(found[1], np.float64)
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+  want = x * scale[None, None] + bias[None, None]
+  np.testing.assert_allclose(last, want, rtol=1e-3, atol=1e-3)
 
 
 def test_chosen_tokens():

@@ -7,7 +7,15 @@ import pytest
 
 from jaxgen.metrics.segmentation import confusion_matrix, segmentation
 from jaxgen.nn.beit import BEITS
-from jaxgen.nn.segmentation import Segmenter, Upsample, pool_to, slide
+from jaxgen.nn.beit3 import Beit3
+from jaxgen.nn.beit3_tasks import ImageBackbone
+from jaxgen.nn.segmentation import (
+  FCNHead,
+  Segmenter,
+  Upsample,
+  pool_to,
+  slide,
+)
 
 
 def test_sizes_of_the_released_network():
@@ -25,6 +33,30 @@ def test_sizes_of_the_released_network():
   assert head["fpn_bottleneck"]["kernel"].shape == (3, 3, 4 * 768, 768)
   auxiliary = v["params"]["auxiliary_head"]
   assert auxiliary["conv"]["kernel"].shape == (3, 3, 768, 256)
+
+
+def test_a_head_on_beit_3():
+  """The auxiliary head sees the third level's patches, in rows, and no more."""
+  trunk = Beit3(8, 16, 2, 2, 32, 40, 20, output_norm=False)
+  network = Segmenter(ImageBackbone(trunk), 5, (1, 1, 0, 1))
+  x = np.random.default_rng(0).standard_normal((2, 32, 48, 3), np.float32)
+  (logits, _), v = jax.eval_shape(
+    network.init_with_output, jax.random.key(0), x
+  )
+  assert logits.shape == (2, 16, 24, 5)
+  rng = np.random.default_rng(1)
+  v = jax.tree.map(lambda p: rng.random(p.shape, np.float32) - 0.2, v)
+  params = dict(v["params"]["backbone"]["trunk"])
+  del params["block_1"]
+  head = {name: v[name]["auxiliary_head"] for name in v}
+
+  @jax.jit
+  def both(x):
+    first = trunk.clone(num_layers=1).apply({"params": params}, x)
+    patches = first.image[:, 1:].reshape(2, 4, 6, 16)
+    return network.apply(v, x)[1], FCNHead(5).apply(head, patches, False)
+
+  np.testing.assert_allclose(*both(x), rtol=1e-4, atol=1e-5)
 
 
 def test_means_of_bins():

@@ -17,6 +17,7 @@ from jaxgen.masked import (
 )
 from jaxgen.nn.beit3 import Beit3
 from jaxgen.nn.beit3_tasks import (
+  ImageBackbone,
   ImageClassifier,
   QuestionAnswering,
   Retrieval,
@@ -108,6 +109,19 @@ def test_tasks(name):
   close(found, STORED[name])
   if name == "classifier":  # as timm's vision transformer has it
     close(found, STORED["timm_classifier"])
+
+
+def test_features():
+  """The original's classes, from the last block's by hand."""
+  params = params_of("classifier")
+  backbone = ImageBackbone(BARE)
+  trunk = {"params": {"trunk": params["trunk"]}}
+  features = jax.jit(backbone.apply)(trunk, IMAGES)[-1]
+  h = np.asarray(features, np.float64)[:, 1:].mean(1)
+  h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-5)
+  norm, head = params["fc_norm"], params["head"]
+  h = h * norm["scale"][None] + norm["bias"][None]
+  close(h @ head["kernel"] + head["bias"][None], STORED["classifier"])
 
 
 def test_positions_of_another_size():
