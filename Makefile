@@ -1,5 +1,5 @@
 # make quickstart   train and sample a DDPM on digits, in its own environment
-# make txt2img      emoji of a text: PROMPT="red heart" WEIGHTS=workdir
+# make txt2img      emoji of a text: PROMPT="red heart"
 # make test         the default test suite, in its own environment
 # make test-slow    the tests that it leaves out: large networks, more scripts
 # make test-oldest  the core's tests on the oldest packages it supports
@@ -22,7 +22,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 LOWEST := $(shell sed -n '/^install_requires/,/^$$/p; /^ode =/,/^experiments/p' \
   setup.cfg | grep -o '[a-z][a-z-]*>=[0-9.]*' | sed 's/>=/==/')
 
-.PHONY: quickstart txt2img trained test test-slow test-oldest lint lock clean
+.PHONY: quickstart txt2img test test-slow test-oldest lint lock clean
 
 # Two virtual devices, one a core, split the batch: a quarter faster than one.
 # Huge pages save page faults (on glibc; ignored elsewhere).
@@ -31,18 +31,11 @@ quickstart: $(QUICK)/ready
 	  $(QUICK)/bin/python -m experiments.quickstart
 
 PROMPT ?= red heart
-WEIGHTS ?= runs/openmoji-txt2img
+WEIGHTS ?= experiments/ldm/weights/openmoji
 
-txt2img: trained $(QUICK)/ready
+txt2img: $(QUICK)/ready
 	$(QUICK)/bin/python -m experiments.ldm.sample --weights "$(WEIGHTS)" \
-	  --prompt "$(PROMPT)" --guidance 3
-
-trained:
-	@test -d "$(WEIGHTS)/checkpoints" || { echo "error: there is no trained" \
-	  "model in WEIGHTS=$(WEIGHTS): train one with python -m" \
-	  "experiments.first_stage.train openmoji_kl_f4 --workdir" \
-	  "runs/openmoji_kl_f4 and then python -m experiments.ldm.train openmoji" \
-	  "--first-stage runs/openmoji_kl_f4 --workdir $(WEIGHTS)"; exit 1; }
+	  --prompt "$(PROMPT)" --guidance 3 --steps 20 --out runs/txt2img
 
 test: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -n 2 --dist worksteal

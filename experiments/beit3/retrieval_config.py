@@ -153,7 +153,7 @@ RETRIEVALS = {
     crop_area=0.8,
     shared_attention=True,
     pair_layers=1,
-    lr=1e-3,
+    lr=3e-4,  # at 1e-3 all embeddings become one
     layer_decay=0.9,
     save_every=500,
   ),

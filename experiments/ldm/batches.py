@@ -161,6 +161,7 @@ def latent_stream(
     config.seed,
     flip=config.flip,
     crop=lambda image, size: image,
+    num_threads=1,  # ahead of a device that is faster than the order is made
   )
   return LatentBatches(positions, latents, columns)
 

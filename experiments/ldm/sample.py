@@ -1,7 +1,9 @@
 """Samples a trained or released latent diffusion model.
 
+  python -m experiments.ldm.sample --weights experiments/ldm/weights/openmoji \\
+    --prompt "red heart" "yellow apple" --guidance 3
   python -m experiments.ldm.sample --weights runs/openmoji-txt2img \\
-    --prompt "red heart" "grinning cat"
+    --prompt "grinning cat"
   python -m experiments.ldm.sample --weights cin256:model.ckpt --label 88 \\
     --guidance 1.5 --steps 250 --eta 1
   python -m experiments.ldm.sample --weights txt2img:model.ckpt \\
@@ -176,7 +178,8 @@ def main(
   """Writes samples.npz (uint8) and grid.png, a row for each condition.
 
   Args:
-    weights: a workdir, or NAME:PATH of a released file.
+    weights: a workdir, a folder of `experiments.ldm.export`, or NAME:PATH of a
+      released file.
     given: what the images depend on.
     how: the sampler.
     n: images of each text, layout or image.

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxgen.nn.beit3 import Beit3
+from jaxgen.nn.layers import gelu
 from jaxgen.nn.multiway import layer_norm
 from jaxgen.nn.vit import small_normal
 from jaxgen.types import Array
@@ -221,7 +222,7 @@ class QuestionAnswering(nn.Module):
     h = layer_norm("pooler_norm")(_float(encoded.image)[:, 0])
     h = jnp.tanh(_head(width, "pooler")(h))
     h = layer_norm("norm")(_head(2 * width, "dense1")(h))
-    return _head(self.num_answers, "dense2")(_gelu(h))
+    return _head(self.num_answers, "dense2")(gelu(h))
 
 
 class VisualReasoning(nn.Module):
@@ -259,7 +260,7 @@ class VisualReasoning(nn.Module):
     h = jnp.concatenate(jnp.split(_float(h), 2), axis=-1)
     h = layer_norm("norm1")(h)
     h = _head(2 * self.trunk.width, "dense1", self.head_scale)(h)
-    h = _gelu(layer_norm("norm2")(h))
+    h = gelu(layer_norm("norm2")(h))
     return _head(self.num_classes, "dense2", self.head_scale)(h)
 
 
@@ -269,10 +270,6 @@ def _head(features: int, name: str, scale: float = 1.0) -> nn.Dense:
 
 def _float(h: Array) -> Array:
   return h.astype(jnp.float32)
-
-
-def _gelu(h: Array) -> Array:
-  return jax.nn.gelu(h, approximate=False)
 
 
 def _unit(h: Array) -> Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
+from jaxgen.nn.layers import gelu
 from jaxgen.types import Array
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -83,10 +84,7 @@ class ClipBlock(nn.Module):
 
     y = layer_norm("norm2", self.dtype)(x)
     y = self._dense(self.mlp_width, (2 * width) ** -0.5, "fc1")(y)
-    if self.activation == "quick_gelu":
-      y = quick_gelu(y)
-    else:
-      y = jax.nn.gelu(y, approximate=False)
+    y = quick_gelu(y) if self.activation == "quick_gelu" else gelu(y)
     return x + self._dense(width, last_std, "fc2")(y)
 
   def _dense(self, features: int, std: float, name: str) -> nn.Dense:

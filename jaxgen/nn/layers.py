@@ -117,6 +117,17 @@ def dense(
   return nn.Dense(features, use_bias, dtype, kernel_init=kernel_init, name=name)
 
 
+def gelu(x: Array) -> Array:
+  """The exact GELU, x Phi(x) = x / 2 (1 + erf(x / sqrt 2)), in float32.
+
+  Hendrycks & Gimpel 2016, section 2. `jax.nn.gelu` has erfc in the place of
+  1 + erf, which keeps the relative precision of the left tail and takes twice
+  as long; PyTorch's is as this one.
+  """
+  y = x.astype(jnp.float32)
+  return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
 def space_to_depth(x: Array, size: int) -> Array:
   """`[B, H, W, C]` -> `[B, H / size, W / size, size^2 C]`."""
   b, h, w, c = x.shape

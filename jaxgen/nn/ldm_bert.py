@@ -6,12 +6,12 @@ together with the denoising network.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
 from jaxgen.nn.clip_text import check_tokens, layer_norm
+from jaxgen.nn.layers import gelu
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.types import Array
 
@@ -46,7 +46,7 @@ class BertBlock(nn.Module):
     x = x + self._dense(y.reshape(b, n, -1), width, "proj_out")
 
     y = layer_norm("norm2", self.dtype)(x)
-    y = jax.nn.gelu(self._dense(y, 4 * width, "fc1"), approximate=False)
+    y = gelu(self._dense(y, 4 * width, "fc1"))
     return x + self._dense(y, width, "fc2")
 
   def _dense(

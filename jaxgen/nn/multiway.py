@@ -16,11 +16,11 @@ expert alone, and a modality that is absent has no parameters.
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
+from jaxgen.nn.layers import gelu
 from jaxgen.nn.vit import DropPath, small_normal
 from jaxgen.types import Array
 
@@ -137,7 +137,7 @@ class Expert(nn.Module):
     """Maps x `[B, N, C]` to its own shape."""
     y = layer_norm("norm", self.dtype)(x)
     y = _dense(self.mlp_width, "fc1", self.dtype)(y)
-    y = jax.nn.gelu(y.astype(jnp.float32), approximate=False)
+    y = gelu(y.astype(jnp.float32))
     y = y.astype(self.dtype)
     if self.sub_norm:
       y = layer_norm("sub_norm", self.dtype)(y)

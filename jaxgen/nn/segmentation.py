@@ -17,6 +17,7 @@ from jaxgen.nn.batch_norm import BatchNorm
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.beit3_tasks import ImageBackbone
 from jaxgen.nn.convolution import conv
+from jaxgen.nn.layers import gelu
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.types import Array
 
@@ -104,7 +105,7 @@ class Pyramid(nn.Module):
     first, second, third, fourth = maps
     first = Upsample(self.dtype, name="fpn1_up1")(first)
     first = BatchNorm(dtype=self.dtype, name="fpn1_bn")(first, train)
-    first = Upsample(self.dtype, name="fpn1_up2")(jax.nn.gelu(first, False))
+    first = Upsample(self.dtype, name="fpn1_up2")(gelu(first))
     second = Upsample(self.dtype, name="fpn2_up")(second)
     return [first, second, third, nn.max_pool(fourth, (2, 2), (2, 2))]
 

@@ -8,12 +8,11 @@ each other, and to a condition.
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
-from jaxgen.nn.layers import GroupNorm
+from jaxgen.nn.layers import GroupNorm, gelu
 from jaxgen.nn.openai_blocks import linear
 from jaxgen.types import Array
 
@@ -95,7 +94,7 @@ class TransformerBlock(nn.Module):
     x = x + attend(name="attn2")(norm(name="norm2")(x), context)
     y = norm(name="norm3")(x)
     y, gate = jnp.split(linear(y, 8 * c, "ff_in", dtype=self.dtype), 2, -1)
-    y = y * jax.nn.gelu(gate, approximate=False)
+    y = y * gelu(gate)
     return x + linear(y, c, "ff_out", dtype=self.dtype)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
-from jaxgen.nn.layers import Dropout, Initializer
+from jaxgen.nn.layers import Dropout, Initializer, gelu
 from jaxgen.types import Array
 
 RelativePositions = Literal["none", "shared", "per_block"]
@@ -213,7 +213,7 @@ class Block(nn.Module):
     x = x + drop_path(self._scaled(y, "gamma_1"), deterministic)
 
     y = layer_norm("norm2", self.dtype)(x)
-    y = jax.nn.gelu(self._dense(self.mlp_width, 1.0, "fc1")(y), False)
+    y = gelu(self._dense(self.mlp_width, 1.0, "fc1")(y))
     y = self._dense(x.shape[-1], scale, "fc2")(y)
     y = Dropout(self.dropout)(y, deterministic)
     return x + drop_path(self._scaled(y, "gamma_2"), deterministic)

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from toy_ldm import (
   TINY,
   first_stage_params,
@@ -21,6 +23,7 @@ from experiments import models
 from experiments.evaluate import Scoring
 from experiments.ldm import (
   batches,
+  files,
   first_stage,
   latents,
   model,
@@ -31,13 +34,14 @@ from experiments.ldm import (
 )
 from experiments.ldm.config import Config
 from experiments.ldm.configs import CONFIGS
+from experiments.ldm.export import export
 from experiments.ldm.measuring import Measuring
 from experiments.ldm.train import train
 from experiments.sampling import Sampling, make_draw
 from jaxgen import data, training
 from jaxgen.convert import first_stage as first_stage_files
 from jaxgen.convert import ldm_unet
-from jaxgen.convert.state import write_safetensors
+from jaxgen.convert.state import read_safetensors, write_safetensors
 from jaxgen.nn.autoencoder import VQAutoencoder
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -86,6 +90,89 @@ def test_a_run_leaves_its_files_and_samples(workdir, tmp_path):
   sample.main(str(workdir), given, how, n=4, out=str(tmp_path))
   assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (8, 8, 8, 3)
   assert (tmp_path / "grid.png").exists()
+
+
+@pytest.fixture(scope="module")
+def folder(workdir, tmp_path_factory):
+  """The same model, exported."""
+  return export(str(workdir), str(tmp_path_factory.mktemp("out") / "model"))
+
+
+def test_an_exported_model_is_the_trained_one(workdir, folder):
+  """To half precision, 11 bits; but for the encoder, which sampling lacks."""
+  config, _, trained = model.load(str(workdir))
+  found_config, _, found = model.load(str(folder))
+  assert (found_config.steps, found_config.workdir) == (4, "")
+  assert found_config.vocab_size == config.vocab_size
+  wanted = flatten_dict(trained)
+  encoder = {p for p in wanted if p[1:2] in (("encoder",), ("quant_conv",))}
+  assert encoder
+  assert set(flatten_dict(found)) == set(wanted) - encoder
+  for path, leaf in flatten_dict(found).items():
+    assert leaf.dtype == jnp.float32
+    np.testing.assert_allclose(leaf, wanted[path], rtol=2**-11, atol=2**-25)
+
+
+@pytest.mark.slow
+def test_an_exported_model_draws_the_same_images(workdir, folder):
+  how = Sampling("ddim", 4, "ldm", guidance=3.0)
+  given = sample.Given(prompt=("red heart",))
+  images = []
+  for path in (workdir, folder):
+    loaded = models.load(str(path))
+    tokens = sample.read_condition(loaded.config, given, path)
+    images.append(sample.draw_images(loaded, how, tokens, 2).astype(int))
+  assert np.abs(images[0] - images[1]).max() <= 3
+  assert np.ptp(images[0]) > 50
+
+
+def test_an_export_never_overwrites(workdir, folder):
+  with pytest.raises(OSError, match="is not empty: choose another folder"):
+    export(str(workdir), str(folder))
+  with pytest.raises(FileNotFoundError, match="is no workdir of"):
+    export(str(folder), "anywhere")
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda s: s.pop("scale"), r"scale must be \(\), got none"),
+    (lambda s: s.update(scale=np.ones(2, "f2")), r"got \(2,\)"),
+    (lambda s: s.update(other=np.ones(2, "f2")), "holds other, which the"),
+    (
+      lambda s: [s.pop(n) for n in list(s) if "decoder" in n],
+      "first_stage/decoder/.* got none",
+    ),
+  ],
+)
+def test_a_damaged_export_is_refused(folder, tmp_path, damage, message):
+  shutil.copytree(folder, tmp_path / "model")
+  path = tmp_path / "model" / "model.safetensors"
+  state = read_safetensors(path)
+  damage(state)
+  write_safetensors(path, state)
+  with pytest.raises(ValueError, match=message):
+    models.load(str(tmp_path / "model"))
+
+
+def test_half_precision_refuses_what_it_cannot_hold(tmp_path):
+  with pytest.raises(ValueError, match="a/b has entries that half precision"):
+    files.write(tmp_path, {}, {"a": {"b": np.array([1e5])}}, tmp_path)
+
+
+def test_the_model_that_ships_draws_what_is_asked_for(tmp_path):
+  """Hearts of the colour that the prompt names, on white."""
+  weights = Path(files.__file__).parent / "weights" / "openmoji"
+  assert (weights / files.PARAMS).stat().st_size < 15e6
+  how = Sampling("ddim", 10, "ldm", guidance=3.0)
+  given = sample.Given(prompt=("red heart", "green heart", "blue heart"))
+  sample.main(str(weights), given, how, n=2, batch_size=6, out=str(tmp_path))
+  images = np.load(tmp_path / "samples.npz")["arr_0"].astype(float)
+  assert images.shape == (6, 64, 64, 3)
+  middle = images[:, 24:36, 24:40].mean((1, 2))
+  corner = images[:, :4, :4].mean((1, 2))
+  assert (corner > 240).all()
+  assert (middle.argmax(-1) == [0, 0, 1, 1, 2, 2]).all()
 
 
 def toy_model(workdir):
@@ -290,7 +377,7 @@ def test_user_errors(workdir, tmp_path):
     train(dataclasses.replace(toy(), first_stage=""))
   with pytest.raises(ValueError, match=r"diffuses latents \(8, 8, 3\)"):
     model.make_networks(toy(latent_size=8), TINY)
-  with pytest.raises(FileNotFoundError, match="neither a workdir nor NAME"):
+  with pytest.raises(FileNotFoundError, match="neither a workdir, a folder of .* nor NAME"):
     model.load("nothing:there")
   with pytest.raises(ValueError, match="openmoji was never released"):
     model.load("openmoji:model.ckpt")

@@ -1,10 +1,30 @@
+from statistics import NormalDist
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgen.nn.embeddings import sinusoidal_embedding
-from jaxgen.nn.layers import Conv, GroupNorm, depth_to_space, space_to_depth
+from jaxgen.nn.layers import (
+  Conv,
+  GroupNorm,
+  depth_to_space,
+  gelu,
+  space_to_depth,
+)
+
+
+def test_gelu_is_x_times_the_normal_distribution():
+  x = np.linspace(-8, 8, 1001)
+  want = [v * NormalDist().cdf(v) for v in x]
+  np.testing.assert_allclose(gelu(jnp.asarray(x, "f4")), want, atol=1e-6)
+  half = gelu(jnp.asarray(x, jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  rounded = np.asarray(jnp.asarray(x, jnp.bfloat16), float)
+  want = [v * NormalDist().cdf(v) for v in rounded]
+  got = np.asarray(half, float)
+  np.testing.assert_allclose(got, want, rtol=2**-8, atol=1e-6)
 
 
 def test_group_norm_by_hand():
