@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import beit_cases as cases
 from benchmarks.beit_cases import Case
 from benchmarks.cases import weights
-from benchmarks.sd1_ours import matrix_peak
+from benchmarks.sd1_ours import flops_of, matrix_peak
 from jaxgen import training
 from jaxgen.convert import beit
 from jaxgen.masked.objectives import masked_image_loss
@@ -127,9 +127,7 @@ def train_step(case: Case, mesh: Any) -> training.TrainStep:
 def flops(case: Case) -> float:
   """Of one run, as XLA counts them."""
   if case.kind == "forward":
-    lowered = jax.jit(forward(case)).lower(shapes(case), cases.images(case))
-  else:
-    start = jax.eval_shape(lambda p: first_state(p, case), shapes(case))
-    step: Any = train_step(case, training.make_mesh())
-    lowered = step.lower(start, batch_of(case))
-  return float((lowered.cost_analysis() or {}).get("flops", np.nan))
+    return flops_of(forward(case), shapes(case), cases.images(case))
+  start = jax.eval_shape(lambda p: first_state(p, case), shapes(case))
+  mesh = training.make_mesh(devices=jax.devices("cpu")[:1])
+  return flops_of(train_step(case, mesh), start, batch_of(case))

@@ -5,7 +5,8 @@
   python -m benchmarks.sd1 --quick    # a minute, numbers without meaning
 
 Both sides have the same random weights, texts and noise, each in a process of
-its own; runs alternate. Reported are also images per second, the share of the
+its own; runs alternate. On a GPU the peer's networks are compiled, too
+(torch.compile). Reported are also images per second, the share of the
 device's peak that our side reaches (the peak measured as a large product of
 matrices of the case's dtype, FLOPs as XLA counts them) and the most memory that
 either side held: on a GPU what its library allocated, else the process. Needs

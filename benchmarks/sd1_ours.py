@@ -40,9 +40,17 @@ def prepare(case: Case) -> Callable[[], Any]:
   return lambda: jax.block_until_ready(run(*args))
 
 
-def program(case: Case, kind: str = "") -> Callable[..., Any]:
-  """(params, latents, tokens) -> what a case computes."""
-  networks, how = case.networks, _how(case)
+def program(
+  case: Case, kind: str = "", flash: bool | None = None
+) -> Callable[..., Any]:
+  """(params, latents, tokens) -> what a case computes.
+
+  Args:
+    case: the case.
+    kind: in the place of the case's.
+    flash: whether cuDNN's attention is used; by default where there is one.
+  """
+  networks, how = case.networks, _how(case, flash)
   kind = kind or case.kind
 
   def told(p, texts):
@@ -106,28 +114,39 @@ def flops(case: Case) -> float:
 
   def of(kind: str) -> float:
     args = (shapes(case.networks), latents(case), tokens(case))
-    analysis = jax.jit(program(case, kind)).lower(*args).cost_analysis()
-    return float((analysis or {}).get("flops", np.nan))
+    return flops_of(program(case, kind, flash=False), *args)
 
   if case.kind != "txt2img":
     return of(case.kind)
   return case.steps * of("unet") + of("decode")
 
 
+def flops_of(function: Callable[..., Any], *args: Any) -> float:
+  """XLA's count for a function, before compilation.
+
+  The count is made for a CPU: compiled for a GPU, convolutions and attention
+  are calls of cuDNN, which XLA counts as nothing.
+  """
+  with jax.default_device(jax.devices("cpu")[0]):
+    analysis = jax.jit(function).lower(*args).cost_analysis()
+  return float((analysis or {}).get("flops", np.nan))
+
+
 def matrix_peak(dtype: str) -> float:
-  """FLOPs per second of a large product of matrices."""
-  n = 8192 if jax.default_backend() == "gpu" else 2048
-  a = jnp.ones((n, n), dtype)
-  product = jax.jit(lambda a: a @ a)
+  """FLOPs per second of a large product of random matrices."""
+  on_gpu = jax.default_backend() == "gpu"
+  n, in_a_row = (8192, 10) if on_gpu else (2048, 1)
+  a, b = jax.random.normal(jax.random.key(0), (2, n, n)).astype(dtype)
+  product = jax.jit(jnp.matmul)
   seconds = []
   for _ in range(8):
     start = time.perf_counter()
-    jax.block_until_ready(product(a))
+    jax.block_until_ready([product(a, b) for _ in range(in_a_row)])
     seconds.append(time.perf_counter() - start)
-  return 2 * n**3 / min(seconds)
+  return in_a_row * 2 * n**3 / min(seconds)
 
 
-def _how(case: Case) -> How:
+def _how(case: Case, flash: bool | None = None) -> How:
   on_gpu = jax.default_backend() == "gpu"
   dtype: Any = case.dtype
   return How(
@@ -138,5 +157,5 @@ def _how(case: Case) -> How:
     width=case.size,
     dtype=dtype,
     vae_dtype=dtype,
-    flash=on_gpu and dtype == "bfloat16",
+    flash=on_gpu and dtype == "bfloat16" if flash is None else flash,
   )

@@ -1,4 +1,4 @@
-"""The peer, diffusers in eager PyTorch, on a GPU where there is one."""
+"""The peer, diffusers in PyTorch: eager on a CPU, torch.compile on a GPU."""
 
 import os
 import resource
@@ -113,6 +113,11 @@ def _pipeline(case: Case) -> Any:
     requires_safety_checker=False,
   )
   pipe.set_progress_bar_config(disable=True)
+  if DEVICE == "cuda":  # channels last is the layout that is faster there
+    for model in (pipe.unet, pipe.vae):
+      model.to(memory_format=torch.channels_last)
+    pipe.unet = torch.compile(pipe.unet)
+    pipe.vae.decode = torch.compile(pipe.vae.decode)
   return pipe
 
 
