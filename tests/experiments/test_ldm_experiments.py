@@ -377,9 +377,7 @@ def test_user_errors(workdir, tmp_path):
     train(dataclasses.replace(toy(), first_stage=""))
   with pytest.raises(ValueError, match=r"diffuses latents \(8, 8, 3\)"):
     model.make_networks(toy(latent_size=8), TINY)
-  with pytest.raises(
-    FileNotFoundError, match="neither a workdir, a folder of .* nor NAME"
-  ):
+  with pytest.raises(FileNotFoundError, match="neither a workdir, a folder"):
     model.load("nothing:there")
   with pytest.raises(ValueError, match="openmoji was never released"):
     model.load("openmoji:model.ckpt")
