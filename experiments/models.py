@@ -150,8 +150,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float)
   if hint in (int, str, bool):
     return isinstance(value, hint)
-  if hint == tuple[int, ...]:
-    return isinstance(value, tuple) and all(isinstance(v, int) for v in value)
+  for kind, numbers in ((int, int), (float, int | float)):
+    if hint == tuple[kind, ...]:  # type: ignore[valid-type]
+      fits = lambda v, numbers=numbers: isinstance(v, numbers)
+      return isinstance(value, tuple) and all(map(fits, value))
   return True
 
 

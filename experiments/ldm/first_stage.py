@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from experiments.first_stage import model as trained
 from experiments.ldm.config import Config
 from jaxgen.json_files import read_entries
-from jaxgen.messages import reason
+from jaxgen.messages import reason, shown
 from jaxgen.nn import posteriors
 from jaxgen.nn.autoencoder import (
   KL_AUTOENCODERS,
@@ -142,7 +142,13 @@ def read_architecture(path: Path) -> FirstStage:
     fields = {
       k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
     }
-    return _KINDS[fields.pop("kind")](**fields)
+    kind = _KINDS[fields.pop("kind")]
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    for name, value in fields.items():
+      of_type = tuple if name == "channel_mult" else type(defaults.get(name))
+      if of_type in (tuple, int, bool) and type(value) is not of_type:
+        raise TypeError(f"{name} is {shown(value)}")
+    return kind(**fields)
   except (TypeError, KeyError, AttributeError) as error:
     raise ValueError(
       f"{path} describes no first stage: {reason(error)}"

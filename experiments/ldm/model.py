@@ -1,5 +1,6 @@
 """From a configuration to the objects of the library."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -208,10 +209,15 @@ def load(weights: str) -> tuple[Config, Networks, PyTree]:
     return config, networks, {**params, **memory}
   if files.is_folder(path):
     config = read_config(path, files.read_fields(path), Config)
+    config = dataclasses.replace(config, remat=False)  # nothing is trained
     autoencoder = first_stage.read_architecture(path / files.FIRST_STAGE)
+    autoencoder = autoencoder.clone(remat=False)
     networks = make_networks(config, autoencoder)
-    wanted = jax.eval_shape(partial(_init_all, config, networks))
-    return config, networks, files.read_params(path, wanted)
+    sizes = vars(config) | {
+      f"first_stage.{name}": value for name, value in vars(autoencoder).items()
+    }
+    shapes_of = partial(jax.eval_shape, partial(init_all, config, networks))
+    return config, networks, files.read_params(path, sizes, shapes_of)
   name, _, file = weights.partition(":")
   if not file or name not in CONFIGS:
     raise FileNotFoundError(
@@ -227,7 +233,7 @@ def load(weights: str) -> tuple[Config, Networks, PyTree]:
   return config, networks, params
 
 
-def _init_all(config: Config, networks: Networks) -> PyTree:
+def init_all(config: Config, networks: Networks) -> PyTree:
   """Parameters as `load` returns them, none of them trained."""
   key, size = jax.random.key(0), config.image_size
   image = jnp.zeros((1, size, size, config.image_channels))

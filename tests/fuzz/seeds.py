@@ -6,6 +6,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ from torch_pickles import (
 )
 
 from experiments.ddpm.config import CONFIGS
+from experiments.ldm import files as ldm_files
+from experiments.ldm.config import smoke
+from experiments.ldm.configs import CONFIGS as LDMS
 from experiments.ldm.first_stage import write_architecture
+from experiments.ldm.model import init_all, make_networks
 from experiments.results import Result, save
 from jaxgen.convert import clip, dalle_dvae, ddpm, first_stage_folders
 from jaxgen.convert.state import write_safetensors
@@ -285,6 +290,32 @@ def first_stage_folder() -> Files:
   return files | written(
     lambda f: write_architecture(f / "architecture.json", FIRST_STAGE)
   )
+
+
+def ldm_folder() -> Files:
+  """A text-to-image model."""
+  config = dataclasses.replace(
+    smoke(LDMS["openmoji_small"]),
+    image_size=8,
+    latent_size=8,
+    latent_channels=4,
+    channel_mult=(1,),
+    max_length=4,
+  )
+  networks = make_networks(config, FIRST_STAGE)
+  shapes = jax.eval_shape(partial(init_all, config, networks))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  workdir = written(
+    lambda f: write_architecture(f / "first_stage.json", FIRST_STAGE)
+  )
+
+  def write(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as other:
+      for name, content in (workdir | tokenizer_file()).items():
+        (Path(other) / name).write_bytes(content)
+      ldm_files.write(folder, dataclasses.asdict(config), params, Path(other))
+
+  return written(write)
 
 
 def clip_folder() -> Files:

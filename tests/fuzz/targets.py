@@ -351,6 +351,13 @@ def targets() -> list[Target]:
       limits=NETWORKS,
     ),
     Target(
+      "ldm folder",
+      1,
+      [seeds.ldm_folder()],
+      lambda f: models.load(str(f)),
+      limits=NETWORKS,
+    ),
+    Target(
       "clip.load",
       0.6,
       [seeds.clip_folder()],
