@@ -95,11 +95,19 @@ def skip_explicit(process_name, sampler):
     pytest.skip("an explicit step over beta = 0.999")
 
 
-@functools.partial(jax.jit, static_argnames="sampler")
-def step(sampler, process, mixture, key, x, t, s, memory):
-  """One step, compiled once for all grids and all processes of a type."""
+def one_step(sampler, process, mixture, key, x, t, s, memory):
+  """Compiled once for all grids and all processes of a type."""
   denoiser = oracles.denoiser(process, mixture, "x_0")
   return SAMPLERS[sampler](process, denoiser).step(key, x, t, s, memory)
+
+
+step = jax.jit(one_step, static_argnames="sampler")
+# Of N draws, which take longer than to optimise the program.
+step_of_many = jax.jit(
+  one_step,
+  static_argnames="sampler",
+  compiler_options={"xla_backend_optimization_level": 1},
+)
 
 
 def run(seed, x, times, process_name, sampler, data):
@@ -111,8 +119,9 @@ def run(seed, x, times, process_name, sampler, data):
   keys = jax.random.split(jax.random.key(seed), len(times))
   denoiser = oracles.denoiser(*arguments, "x_0")
   memory = SAMPLERS[sampler](arguments[0], denoiser).init(x)
+  take = step_of_many if len(x) == N else step
   for key, t, s in zip(keys, times, times[1:], strict=False):
-    x, memory = step(sampler, *arguments, key, x, t, s, memory)
+    x, memory = take(sampler, *arguments, key, x, t, s, memory)
   return x
 
 

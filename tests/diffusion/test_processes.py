@@ -75,8 +75,13 @@ def test_drift_and_diffusion_follow_from_the_marginal(sde, t):
 
 @pytest.mark.parametrize("sde", SDES)
 def test_marginal_by_simulating_the_sde(sde):
-  """Euler-Maruyama forward from x = 1 reaches alpha and sigma at t = 0.5."""
-  process, n = SDES[sde], 2000
+  """Euler-Maruyama forward from x = 1 reaches alpha and sigma at t = 0.5.
+
+  Five standard errors of 20,000 draws are 0.035 of a standard deviation and
+  5% of the variance; steps of 0.001 add up to 0.9% (VE's variance grows by
+  exp(17 t)).
+  """
+  process, n = SDES[sde], 500
   dt = 0.5 / n
 
   def step(x, inputs):
@@ -91,8 +96,8 @@ def test_marginal_by_simulating_the_sde(sde):
   grown = process.sigma(t) ** 2
   if sde == "ve":  # the paper's sigma(0) = sigma_min is noise on the data
     grown -= process.sigma(jnp.asarray(0.0)) ** 2
-  assert float(x.mean()) == pytest.approx(float(process.alpha(t)), abs=0.03)
-  assert float(x.var()) == pytest.approx(float(grown), rel=0.05)
+  assert float(x.mean()) == pytest.approx(float(process.alpha(t)), abs=0.04)
+  assert float(x.var()) == pytest.approx(float(grown), rel=0.06)
 
 
 def test_discrete_vp_approaches_the_sde():

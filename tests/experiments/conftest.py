@@ -10,7 +10,7 @@ from jaxgen import training
 def one_device():
   """Runs on the first device alone, which compile a third sooner.
 
-  Others stay on eight: those of ddpm, iddpm, first_stage, dvae and beit3.
+  Others stay on eight: those of ddpm, iddpm, first_stage and beit3.
   """
   make_mesh = training.make_mesh
 

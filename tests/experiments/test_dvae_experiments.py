@@ -17,9 +17,11 @@ from jaxgen import data, training
 from jaxgen.convert import dalle_dvae
 from jaxgen.nn import dvae
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, one_device):
   """A smoke run, as the command line makes it."""
   workdir = tmp_path_factory.mktemp("dvae")
   config = dataclasses.replace(

@@ -68,6 +68,7 @@ def vlb_run(tmp_path_factory):
   return config, train(config)
 
 
+@pytest.mark.slow
 def test_the_loss_history_is_kept_and_continued(vlb_run):
   """Trained on, it counts every example; a fresh start would not."""
   config, workdir = vlb_run

