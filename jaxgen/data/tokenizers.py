@@ -262,6 +262,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     raise FileNotFoundError(
       f"There is no tokenizer file {path}: TextTokenizer.save writes one."
     )
+  _check_templates(read_entries(path).get("post_processor"), path)
   rules = _parsed(lambda: library.Tokenizer.from_file(str(path)), path)
   if (rules.truncation or {}).get("max_length") is None or (
     (rules.padding or {}).get("length") != rules.truncation["max_length"]
@@ -351,6 +352,25 @@ def _require(
   missing = [mark for mark in marks if mark not in tokens]
   if missing:
     raise ValueError(f"{path} lacks the tokens {', '.join(missing)}.")
+
+
+def _check_templates(processor: Any, path: str | Path) -> None:
+  """Raises ValueError where a text is to appear twice.
+
+  The library then combines what was cut off of each with that of every other,
+  which takes all memory, and the process with it.
+  """
+  if not isinstance(processor, dict):
+    return
+  single, parts = (processor.get(name) for name in ("single", "processors"))
+  for part in parts if isinstance(parts, list) else ():
+    _check_templates(part, path)
+  if isinstance(single, list):
+    texts = [x for x in single if isinstance(x, dict) and "Sequence" in x]
+    if len(texts) > 1:
+      raise ValueError(
+        f"{path} puts a text {len(texts)} times into its tokens."
+      )
 
 
 def _parsed(read: Callable[[], Any], path: str | Path) -> Any:

@@ -1,5 +1,6 @@
 """Tokens written out by hand; tests/parity compares with transformers."""
 
+import json
 import sys
 
 import hypothesis
@@ -178,3 +179,16 @@ def test_a_tokenizer_without_a_length(tmp_path, own):
   TextTokenizer(rules).save(tmp_path / "tokenizer.json")
   with pytest.raises(ValueError, match="does not cut and pad texts to one len"):
     load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_text_that_appears_twice_is_refused(tmp_path, own):
+  """Of 25 times the library makes more encodings than memory holds."""
+  path = tmp_path / "tokenizer.json"
+  own.save(path)
+  tree = json.loads(path.read_text())
+  template = tree["post_processor"]
+  template["single"] = template["single"] + template["single"][1:2]
+  for processor in (template, {"type": "Sequence", "processors": [template]}):
+    path.write_text(json.dumps(tree | {"post_processor": processor}))
+    with pytest.raises(ValueError, match="puts a text 2 times into its tokens"):
+      load_tokenizer(path)
