@@ -273,8 +273,11 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
       f"{path} cuts texts to {rules.truncation['max_length']} tokens, wanted 2 "
       f"to {_LONGEST:,}."
     )
-  _parsed(lambda: rules.encode_batch(["a text"]), path)
-  return TextTokenizer(rules)
+  if max(rules.get_vocab().values(), default=0) >= 2**31:
+    raise ValueError(f"{path} numbers its tokens beyond 2^31.")
+  tokenizer = TextTokenizer(rules)
+  _parsed(lambda: tokenizer(["a text", ""]), path)
+  return tokenizer
 
 
 def framed(
