@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgen.data.optional import published
 from jaxgen.json_files import parse_json, read_entries
 from jaxgen.messages import shown
 
@@ -191,15 +192,6 @@ def _read_below(root: Path, name: str) -> bytes:
     raise FileNotFoundError(
       f"cannot read the image {shown(name)} in {root}: {error.strerror}"
     ) from error
-
-
-def published(path: Path, source: str) -> Path:
-  """The path of a file; if there is none, the error says where to get it."""
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"there is no file {path}: {path.name} is published at {source}"
-    )
-  return path
 
 
 def listed(

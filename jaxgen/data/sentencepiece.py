@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgen.data.optional import optional
+from jaxgen.data.optional import optional, published
 from jaxgen.data.tokenizers import (
   TextTokenizer,
-  existing,
   framed,
   without_surrogates,
 )
@@ -49,7 +48,7 @@ def beit3_tokenizer(path: str | Path, length: int = 64) -> TextTokenizer:
     FileNotFoundError: if there is no such file; says where it is published.
     ValueError: if it is no such model, or length < 2.
   """
-  path = existing(path, _SOURCE)
+  path = published(path, _SOURCE)
   try:
     pieces, trainer, normalizer = _read(path.read_bytes())
   except (ValueError, LookupError, struct.error) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.optional import optional
+from jaxgen.data.optional import optional, published
 from jaxgen.json_files import read_entries, read_json
 from jaxgen.messages import reason
 
@@ -118,7 +118,7 @@ def clip_tokenizer(
   library = optional("tokenizers", "text")
   tokens = _read_vocabulary(vocab, _CLIP_SOURCE)
   _require(tokens, (START, END), vocab)
-  existing(merges, _CLIP_SOURCE)
+  published(merges, _CLIP_SOURCE)
   model = _parsed(
     lambda: library.models.BPE.from_file(
       str(vocab), str(merges), **_CLIP_PAIRS
@@ -169,7 +169,7 @@ def clip_files(folder: str | Path) -> tuple[Path, ...]:
   whole = Path(folder) / "tokenizer.json"
   if whole.is_file() and not pair[0].is_file():
     return (whole,)
-  return tuple(existing(path, _CLIP_SOURCE) for path in pair)
+  return tuple(published(path, _CLIP_SOURCE) for path in pair)
 
 
 def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
@@ -188,7 +188,7 @@ def bert_tokenizer(vocab: str | Path, length: int = 77) -> TextTokenizer:
     ValueError: if it is not a vocabulary of BERT, or length < 2.
   """
   library = optional("tokenizers", "text")
-  path = existing(vocab, _BERT_SOURCE)
+  path = published(vocab, _BERT_SOURCE)
   try:
     lines = path.read_text(encoding="utf-8").split("\n")
   except UnicodeDecodeError as error:
@@ -330,19 +330,9 @@ def without_surrogates(text: str) -> str:
   return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def existing(path: str | Path, source: str) -> Path:
-  """The path of a file; if there is none, the error says where to get it."""
-  path = Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"There is no file {path}: {path.name} is published at {source}."
-    )
-  return path
-
-
 def _read_vocabulary(path: str | Path, source: str) -> dict[str, int]:
   """Token -> number, of a vocab.json."""
-  path = existing(path, source)
+  path = published(path, source)
   tokens = read_json(path)
   if not isinstance(tokens, dict):
     raise ValueError(f"{path} holds no vocabulary, token -> number.")

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.described import Described, check, listed, published
+from jaxgen.data.described import Described, check, listed
+from jaxgen.data.optional import published
 
 _SOURCE = "https://visualqa.org/download.html"
 _LEAST = 9  # questions that an answer of the list is the commonest of
