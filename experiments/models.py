@@ -154,6 +154,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint == tuple[kind, ...]:  # type: ignore[valid-type]
       fits = lambda v, numbers=numbers: isinstance(v, numbers)
       return isinstance(value, tuple) and all(map(fits, value))
+  if typing.get_origin(hint) is typing.Literal:
+    return value in typing.get_args(hint)
   return True
 
 

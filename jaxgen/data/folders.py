@@ -121,7 +121,7 @@ def ade20k(root: str | os.PathLike[str], split: str) -> LabelMaps:
   images = _folder(top / "images" / split)
   maps = _folder(top / "annotations" / split)
   files = tuple(_images(images))
-  known = set(os.listdir(maps))
+  known = {x.name for x in os.scandir(maps) if os.path.isfile(x.path)}
   for name in files:
     if Path(name).with_suffix(".png").name not in known:
       raise FileNotFoundError(f"{maps} has no label map of {name}")

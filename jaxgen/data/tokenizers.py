@@ -125,7 +125,7 @@ def clip_tokenizer(
     ),
     merges,
   )
-  return _clip_rules(library, model, length)
+  return _numbered(_clip_rules(library, model, length), vocab)
 
 
 def clip_tokenizer_of(folder: str | Path, length: int = 77) -> TextTokenizer:
@@ -156,7 +156,7 @@ def clip_tokenizer_of(folder: str | Path, length: int = 77) -> TextTokenizer:
     return library.models.BPE(vocab=tokens, merges=pairs, **_CLIP_PAIRS)
 
   model = _parsed(byte_pairs, whole)
-  return _clip_rules(library, model, length)
+  return _numbered(_clip_rules(library, model, length), whole)
 
 
 def clip_files(folder: str | Path) -> tuple[Path, ...]:
@@ -273,9 +273,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
       f"{path} cuts texts to {rules.truncation['max_length']} tokens, wanted 2 "
       f"to {_LONGEST:,}."
     )
-  if max(rules.get_vocab().values(), default=0) >= 2**31:
-    raise ValueError(f"{path} numbers its tokens beyond 2^31.")
-  tokenizer = TextTokenizer(rules)
+  tokenizer = _numbered(TextTokenizer(rules), path)
   _parsed(lambda: tokenizer(["a text", ""]), path)
   return tokenizer
 
@@ -345,6 +343,13 @@ def _require(
   missing = [mark for mark in marks if mark not in tokens]
   if missing:
     raise ValueError(f"{path} lacks the tokens {', '.join(missing)}.")
+
+
+def _numbered(tokenizer: TextTokenizer, path: str | Path) -> TextTokenizer:
+  """The tokenizer; raises ValueError if numbers of tokens exceed 32 bits."""
+  if max(tokenizer.rules.get_vocab().values(), default=0) >= 2**31:
+    raise ValueError(f"{path} numbers its tokens beyond 2^31.")
+  return tokenizer
 
 
 def _check_templates(processor: Any, path: str | Path) -> None:

@@ -192,3 +192,13 @@ def test_a_text_that_appears_twice_is_refused(tmp_path, own):
     path.write_text(json.dumps(tree | {"post_processor": processor}))
     with pytest.raises(ValueError, match="puts a text 2 times into its tokens"):
       load_tokenizer(path)
+
+
+def test_numbers_of_tokens_that_int32_cannot_hold_are_refused(tmp_path, own):
+  path = tmp_path / "tokenizer.json"
+  own.save(path)
+  tree = json.loads(path.read_text())
+  tree["model"]["vocab"]["a"] = 2**31
+  path.write_text(json.dumps(tree))
+  with pytest.raises(ValueError, match=r"numbers its tokens beyond 2\^31"):
+    load_tokenizer(path)
