@@ -121,9 +121,8 @@ def ade20k(root: str | os.PathLike[str], split: str) -> LabelMaps:
   images = _folder(top / "images" / split)
   maps = _folder(top / "annotations" / split)
   files = tuple(_images(images))
-  known = {x.name for x in os.scandir(maps) if os.path.isfile(x.path)}
   for name in files:
-    if Path(name).with_suffix(".png").name not in known:
+    if not os.path.isfile((maps / name).with_suffix(".png")):
       raise FileNotFoundError(f"{maps} has no label map of {name}")
   if not files:
     raise ValueError(f"{images} has no images")
