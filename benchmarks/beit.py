@@ -17,7 +17,6 @@ cases of timm are left out where it cannot be imported.
 """
 
 import argparse
-import importlib
 import json
 import os
 import statistics
@@ -52,11 +51,13 @@ def main() -> None:
   results = {}
   for name in names:
     peer = CASES[name].peer
-    if missing := problem(peer):
+    if missing := ddpm.problem(peer):
       print(f"left out: {name} ({missing})")
       continue
     results[name] = ddpm.compare(name, args, MODULE, peer)
     print(row(name, results[name]), flush=True)
+  if not results:
+    return
   report = {
     "machine": ddpm.machine(),
     "quick": args.quick,
@@ -66,15 +67,6 @@ def main() -> None:
   args.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
   args.out.with_suffix(".md").write_text(table(report))
   print("\n" + table(report))
-
-
-def problem(peer: str) -> str:
-  """Why a peer cannot be imported; "" if it can."""
-  try:
-    importlib.import_module(peer)
-  except (ImportError, RuntimeError) as error:
-    return str(error)
-  return ""
 
 
 def table(report: dict[str, Any]) -> str:

@@ -6,10 +6,11 @@
 Each side lives in its own process; runs alternate, so that whatever else the
 machine does falls on both. Both ask the C library for huge pages: in small ones
 up to a quarter of a training step goes into the kernel. Needs
-`pip install 'jaxgen[parity]'`.
+`pip install 'jaxgen[parity]'`; FID's features are left out without pytorch-fid.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -54,8 +55,14 @@ def main() -> None:
     parser.error(f"no case holds {args.only!r}: {', '.join(CASES)}")
   results = {}
   for name in names:
+    peer = "pytorch_fid" if CASES[name].kind == "inception" else "diffusers"
+    if missing := problem(peer):
+      print(f"left out: {name} ({missing})")
+      continue
     results[name] = compare(name, args)
     print(row(name, results[name]), flush=True)
+  if not results:
+    return
   report = {
     "machine": machine(),
     "devices": args.devices,
@@ -66,6 +73,15 @@ def main() -> None:
   args.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
   args.out.with_suffix(".md").write_text(table(report))
   print("\n" + table(report))
+
+
+def problem(package: str) -> str:
+  """Why a peer's package cannot be imported; "" if it can."""
+  try:
+    importlib.import_module(package)
+  except (ImportError, RuntimeError) as error:
+    return str(error)
+  return ""
 
 
 def compare(
