@@ -16,7 +16,12 @@ def shown(value: Any) -> str:
 
 
 def reason(error: BaseException) -> str:
-  """The message of an error, on one line, cut where it is long."""
+  """The message of an error, on one line, cut where it is long.
+
+  A `KeyError` shows its key, which may be such a value as `shown` cuts.
+  """
+  if isinstance(error, KeyError) and error.args:
+    return shown(error.args[0])
   text = " ".join(str(error).split()) or type(error).__name__
   return _cut("".join(c if c.isprintable() else "?" for c in text))
 

@@ -320,3 +320,15 @@ def test_messages_are_short():
   )
   assert reason(ValueError("two\n lines\x1b")) == "two lines?"
   assert reason(KeyError()) == "KeyError"
+
+
+def test_keys_that_no_message_can_hold():
+  """One within a thousand others, and one of 2^60 parts."""
+  deep, wide = (), ()
+  for _ in range(10_000):
+    deep = (deep,)
+  for _ in range(60):
+    wide = (wide, wide)
+  for key in (deep, wide):
+    assert len(reason(KeyError(key))) < 300
+  assert reason(KeyError("a")) == "'a'"
