@@ -244,6 +244,9 @@ def _read_legacy(file: BinaryIO) -> _Content:
     )
   parts = {}
   for key in keys:
+    # A tuple of tuples can take years to look up.
+    if type(key) is not str or key not in storages:
+      raise ValueError(f"none of its tensors has the storage {shown(key)}")
     size = int.from_bytes(stream.read(8), "little")
     length = storages[key].num_bytes
     if size != storages[key].size or stream.tell() + length > len(data):

@@ -9,10 +9,13 @@ import zipfile
 import numpy as np
 import pytest
 from torch_pickles import (
+  MAGIC_NUMBER,
   NUMBERS,
+  SYSTEM,
   Code,
   body,
   called,
+  encode,
   named,
   tensor,
   write_legacy,
@@ -63,6 +66,14 @@ DEEP = b")" + b"\x85" * 100_000  # whose hash would overflow C's stack
 def test_small_pickles_of_huge_values(tmp_path, write, code, match):
   write(tmp_path / "x.pt", Code(code))
   refused(read_torch, tmp_path / "x.pt", match=match)
+
+
+def test_a_storage_whose_name_is_huge(tmp_path):
+  """To look such a tuple up takes years, and no signal ends it."""
+  head = (MAGIC_NUMBER, 1001, SYSTEM, {"w": tensor()}, [Code(NESTED)])
+  parts = [encode(value, 2) for value in head]
+  (tmp_path / "x.pt").write_bytes(b"".join(parts) + bytes(64))
+  refused(read_torch, tmp_path / "x.pt", match="none of its tensors has the st")
 
 
 @WRITERS
