@@ -132,7 +132,8 @@ def _check_size(folder: Path, name: str, value: Any, tensors: int) -> None:
   As many layers take days to build.
   """
   several = value if isinstance(value, tuple) else (value,)
-  layers = name in ("num_res_blocks", "text_layers", "transformer_depth")
+  field = name.rpartition(".")[2]
+  layers = field in ("num_res_blocks", "text_layers", "transformer_depth")
   most = tensors if layers else 1_000_000
   numbers = [n for n in several if isinstance(n, int | float)]
   if len(several) > tensors or not all(0 <= n <= most for n in numbers):

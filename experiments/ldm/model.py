@@ -214,7 +214,8 @@ def load(weights: str) -> tuple[Config, Networks, PyTree]:
     autoencoder = autoencoder.clone(remat=False)
     networks = make_networks(config, autoencoder)
     sizes = vars(config) | {
-      f"first_stage.{name}": value for name, value in vars(autoencoder).items()
+      f"first_stage.{field.name}": getattr(autoencoder, field.name)
+      for field in dataclasses.fields(autoencoder)
     }
     shapes_of = partial(jax.eval_shape, partial(init_all, config, networks))
     return config, networks, files.read_params(path, sizes, shapes_of)

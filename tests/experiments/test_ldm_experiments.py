@@ -155,6 +155,17 @@ def test_a_damaged_export_is_refused(folder, tmp_path, damage, message):
     models.load(str(tmp_path / "model"))
 
 
+@pytest.mark.parametrize("name", ["experiment.json", "first_stage.json"])
+def test_an_export_of_absurd_depth_is_refused(folder, tmp_path, name):
+  """As many blocks would take days to build."""
+  shutil.copytree(folder, tmp_path / "model")
+  path = tmp_path / "model" / name
+  fields = json.loads(path.read_text()) | {"num_res_blocks": 900_000}
+  path.write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match="num_res_blocks 900000 of "):
+    models.load(str(tmp_path / "model"))
+
+
 def test_half_precision_refuses_what_it_cannot_hold(tmp_path):
   with pytest.raises(ValueError, match="a/b has entries that half precision"):
     files.write(tmp_path, {}, {"a": {"b": np.array([1e5])}}, tmp_path)
