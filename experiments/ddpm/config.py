@@ -212,6 +212,27 @@ CONFIGS = {
     ema_warmup=True,
     steps=60_000,
   ),
+  # Small enough for a CPU: 8 x 8 patches of them.
+  "openmoji32_small": Config(
+    name="openmoji32_small",
+    dataset="openmoji/32",
+    flip=False,
+    channels=64,
+    channel_mult=(1, 2),
+    attention_resolutions=(8,),
+    patch_size=4,
+    dropout=0.0,
+    target="velocity",
+    lr=1e-3,
+    warmup_steps=200,
+    decay_steps=4000,
+    ema_decay=0.995,
+    ema_warmup=True,
+    batch_size=64,
+    steps=4000,
+    save_every=500,
+    log_every=20,
+  ),
 }
 
 
