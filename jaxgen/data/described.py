@@ -188,9 +188,10 @@ def _read_below(root: Path, name: str) -> bytes:
     raise ValueError(f"{root} has no image {shown(name)}: it lies outside")
   try:
     return (root / path).read_bytes()
-  except OSError as error:
+  except (OSError, ValueError) as error:  # some text is no name of a file
+    why = getattr(error, "strerror", "no file can have this name")
     raise FileNotFoundError(
-      f"cannot read the image {shown(name)} in {root}: {error.strerror}"
+      f"cannot read the image {shown(name)} in {root}: {why}"
     ) from error
 
 

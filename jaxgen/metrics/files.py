@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -252,10 +253,15 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
       2: layout.read_array_header_2_0,
     }[version[0]]
     shape, _, dtype = read_header(file)
-    if dtype.hasobject:
-      raise ValueError("it holds Python objects")
+    if dtype.hasobject or dtype.kind == "V":
+      raise ValueError("it holds Python objects or records")
     size = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or file.tell() + size != info.file_size:
       raise ValueError(f"an array of shape {shown(shape)} is not all there")
   with archive.open(info) as file:
-    return layout.read_array(file, allow_pickle=False)
+    array = layout.read_array(file, allow_pickle=False)
+  if dtype.kind == "U":  # numpy would make strings of any numbers
+    codes = np.frombuffer(array.tobytes(), f"{dtype.str[0]}u4")
+    if codes.max(initial=0) > sys.maxunicode:
+      raise ValueError("it holds a text of characters that do not exist")
+  return array

@@ -161,6 +161,10 @@ def test_mistakes_are_one_sentence(root, tmp_path):
   write(tmp_path / "dataset_coco.json", {"images": [image]})
   with pytest.raises(ValueError, match=r"image '../COCO.*it lies outside"):
     load(f"karpathy:{tmp_path}", "test")[0]
+  image["filepath"] = "\ud800"
+  write(tmp_path / "dataset_coco.json", {"images": [image]})
+  with pytest.raises(FileNotFoundError, match="no file can have this name"):
+    load(f"karpathy:{tmp_path}", "test")[0]
   data = tmp_path / "nlvr/nlvr2/data"
   data.mkdir(parents=True)
   (data / "dev.json").write_text("{\n")

@@ -227,6 +227,20 @@ def test_headers_of_arrays(tmp_path, shape, descr):
   refused(read_statistics, path, match="is not a whole .npz file")
 
 
+def test_texts_of_characters_that_do_not_exist(tmp_path):
+  path = tmp_path / "x.npz"
+  for order in "<>":
+    header = f"{{'descr': '{order}U1', 'fortran_order': False, 'shape': ()}}"
+    npz(path, header, struct.pack(f"{order}I", 0x110000))
+    refused(read_statistics, path, match="characters that do not exist")
+
+
+def test_arrays_of_records(tmp_path):
+  path = tmp_path / "x.npz"
+  np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about=np.zeros((), "U1, i4"))
+  refused(read_statistics, path, match="objects or records")
+
+
 def test_arrays_without_data(tmp_path):
   """2^40 images of no pixels, which a list would hold one by one."""
   path = tmp_path / "x.npz"
