@@ -46,6 +46,10 @@ class Pretrain:
     min_block: smallest block of the mask, in patches.
     text_share: of the tokens of a text alone to mask.
     pair_share: of the tokens of a text with an image to mask.
+    room: words per text, by mean over a device's share of a batch, that dense
+      layers have room for: they then skip the padding after texts. Where there
+      are more words, the longest texts are cut, and the metric "cut" says how
+      many words of a text were, by mean. 0: dense layers see the padding.
     patch_size: height and width of a patch.
     width: channels of a token.
     num_layers: blocks.
@@ -97,6 +101,7 @@ class Pretrain:
   min_block: int = 16
   text_share: float = 0.15
   pair_share: float = 0.5
+  room: float = 0.0
   patch_size: int = 14
   width: int = 1408
   num_layers: int = 40
@@ -147,6 +152,11 @@ class Pretrain:
         raise ValueError(
           f"{name} must lie in (0, 1), got {getattr(self, name)}"
         )
+    if self.room and not 2 <= self.room <= self.max_length:
+      raise ValueError(
+        f"room must be 0 or lie in [2, max_length = {self.max_length}], got "
+        f"{self.room}"
+      )
 
   @property
   def grid(self) -> int:

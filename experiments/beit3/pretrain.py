@@ -37,8 +37,9 @@ from experiments.fitting import fit
 from experiments.tokenizers import Tokenizer
 from jaxgen import training
 from jaxgen.data.sentencepiece import PAD_TOKEN
-from jaxgen.masked import masked_data_loss
+from jaxgen.masked import masked_data_loss, masked_places, most_masked
 from jaxgen.nn.beit3_tasks import MaskedDataModel
+from jaxgen.nn.packing import pack_texts
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
 from jaxgen.types import Array, Key, PyTree
 
@@ -131,7 +132,7 @@ def make_step(
   """
   # No average: decay 0 leaves the parameters themselves.
   step = training.make_train_step(
-    make_loss(config, visual),
+    make_loss(config, visual, mesh.shape["data"] * mesh.shape["fsdp"]),
     make_optimizer(config),
     training.constant_ema(0.0),
     mesh,
@@ -153,39 +154,67 @@ def make_step(
 
 
 def make_loss(
-  config: Pretrain, visual: Tokenizer
+  config: Pretrain, visual: Tokenizer, groups: int = 1
 ) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
   """The sum of `masked_data_loss` of images, of texts and of pairs.
 
+  Logits are taken where something is masked.
+
+  Args:
+    config: of the pre-training.
+    visual: the image tokenizer.
+    groups: devices that a batch is split over.
+
   Returns:
     (params, key, batch) -> (loss, metrics), those of `masked_data_loss` after
-    "image_", "text_" or "pair_". A batch has the arrays of `KEEP`, but "codes",
-    visual tokens, for "second".
+    "image_", "text_" or "pair_", with `config.room` also "cut". A batch has the
+    arrays of `KEEP`, but "codes", visual tokens, for "second".
   """
   network = MaskedDataModel(model.make_trunk(config), visual.vocabulary)
+  at = partial(jnp.take_along_axis, axis=1)
+
+  def loss_of(kind: str, params: PyTree, key: Key, batch: Any):
+    of = lambda name: batch.get(f"{kind}_{name}")
+    mask, tokens, word_mask = of("mask"), of("tokens"), of("word_mask")
+    patches = words = padding = None
+    found: dict[str, Array] = {}
+    if mask is not None:
+      patches, masked = masked_places(mask, config.num_masked)
+    if tokens is not None:
+      padding = tokens == PAD_TOKEN
+      if config.room:
+        padding = pack_texts(padding, config.room, groups)
+        word_mask &= ~padding.padding
+        found["cut"] = padding.cut / len(tokens)
+      share = config.text_share if mask is None else config.pair_share
+      most = most_masked(tokens.shape[1], share)
+      words, hidden = masked_places(word_mask, most)
+    logits: Any = network.apply(
+      {"params": params},
+      of("image"),
+      of("masked"),
+      padding,
+      patch_mask=mask,
+      patches=patches,
+      words=words,
+      deterministic=False,
+      rngs={"drop_path": key},
+    )
+    image = text = None
+    if patches is not None:
+      image = (logits[0], at(of("codes"), patches), masked)
+    if words is not None:
+      text = (logits[1], at(tokens, words), hidden)
+    loss, parts = masked_data_loss(image, text)
+    return loss, {f"{kind}_{n}": v for n, v in (found | parts).items()}
 
   def loss_fn(params: PyTree, key: Key, batch: Any):
     total, metrics = jnp.zeros(()), dict[str, Array]()
     for number, kind in enumerate(("image", "text", "pair")):
-      of = lambda name, kind=kind: batch.get(f"{kind}_{name}")
-      x, tokens = of("image"), of("tokens")
-      logits: Any = network.apply(
-        {"params": params},
-        x,
-        of("masked"),
-        None if tokens is None else tokens == PAD_TOKEN,
-        patch_mask=of("mask"),
-        deterministic=False,
-        rngs={"drop_path": jax.random.fold_in(key, number)},
-      )
-      image = text = None
-      if x is not None:
-        image = (logits[0], of("codes"), of("mask"))
-      if tokens is not None:
-        text = (logits[1], tokens, of("word_mask"))
-      loss, found = masked_data_loss(image, text)
+      own = jax.random.fold_in(key, number)
+      loss, found = loss_of(kind, params, own, batch)
       total += loss
-      metrics |= {f"{kind}_{name}": value for name, value in found.items()}
+      metrics |= found
     return total, metrics
 
   return loss_fn

@@ -2,7 +2,12 @@
 
 from jaxgen.masked.beam_search import beam_search
 from jaxgen.masked.captioning import caption_loss, write_captions
-from jaxgen.masked.data_modelling import mask_words, masked_data_loss
+from jaxgen.masked.data_modelling import (
+  mask_words,
+  masked_data_loss,
+  masked_places,
+  most_masked,
+)
 from jaxgen.masked.masks import blockwise_mask, random_mask
 from jaxgen.masked.objectives import (
   masked_image_loss,
@@ -30,6 +35,8 @@ __all__ = [
   "masked_data_loss",
   "masked_image_loss",
   "masked_pixel_loss",
+  "masked_places",
+  "most_masked",
   "patch_aggregation_loss",
   "random_mask",
   "retrieval_recalls",

@@ -1,5 +1,7 @@
 """Masked data modelling: BEiT-3's one objective for images, texts and pairs."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -68,6 +70,27 @@ def mask_words(
   return masked.astype(tokens.dtype), mask
 
 
+def most_masked(length: int, share: float) -> int:
+  """How many tokens `mask_words` draws of a text of so many, at most."""
+  return max(1, math.floor(length * share + 0.5))
+
+
+def masked_places(mask: Array, most: int) -> tuple[Array, Array]:
+  """Where each row of a mask is True, so that only there logits are taken.
+
+  Args:
+    mask: bool `[B, N]`.
+    most: K, how often a row is True at most; what is beyond is left out.
+
+  Returns:
+    Places `[B, K]` in [0, N), rising; and bool `[B, K]`, False for those beyond
+    a row's own number, which are of no meaning.
+  """
+  mask = mask.astype(bool)
+  places = jnp.argsort(~mask, axis=1, stable=True)[:, :most]
+  return places, jnp.take_along_axis(mask, places, axis=1)
+
+
 def masked_data_loss(
   image: tuple[Array, Array, Array] | None = None,
   text: tuple[Array, Array, Array] | None = None,
@@ -79,8 +102,9 @@ def masked_data_loss(
   adds those of a batch of each kind; the paper gives no weights.
 
   Args:
-    image: logits `[B, N, K]`, visual tokens `[B, N]` and mask `[B, N]`.
-    text: logits `[B, L, V]`, words `[B, L]` and mask `[B, L]`.
+    image: logits `[B, N, K]`, visual tokens `[B, N]` and mask `[B, N]`: of all
+      patches, or of `masked_places`.
+    text: logits `[B, L, V]`, words `[B, L]` and mask `[B, L]`, likewise.
 
   Returns:
     The loss, and of each part given its loss and accuracy, "image_loss",

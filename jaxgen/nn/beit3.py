@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.multiway import Memory, MultiwayBlock, by_modality, layer_norm
+from jaxgen.nn.packing import Packing
 from jaxgen.nn.vit import PatchEmbedding, small_normal
 from jaxgen.types import Array
 
@@ -88,7 +89,7 @@ class Beit3(nn.Module):
     self,
     images: Array | None = None,
     tokens: Array | None = None,
-    padding: Array | None = None,
+    padding: Array | Packing | None = None,
     *,
     patch_mask: Array | None = None,
     attention_mask: Array | None = None,
@@ -104,6 +105,7 @@ class Beit3(nn.Module):
       tokens: integers `[B, L]`; None for images alone.
       padding: `[B, L]`, True where a token is padding: it starts as 0, and no
         token looks at it. Not all of a text without an image may be padding.
+        Or a `Packing` of it, so that dense layers are spared it.
       patch_mask: `[B, N]`, True where a patch is replaced by the mask token.
       attention_mask: `[n, M + n]` or `[B, n, M + n]`, True where one of the n
         tokens, the rows, may look.
@@ -116,6 +118,8 @@ class Beit3(nn.Module):
     Raises:
       ValueError: if the arguments do not fit, or a field is wrong.
     """
+    packing = padding if isinstance(padding, Packing) else None
+    padding = padding.padding if isinstance(padding, Packing) else padding
     self._check_images(images, tokens, patch_mask)
     self._check_text(images, tokens, padding)
     parts = []
@@ -136,7 +140,7 @@ class Beit3(nn.Module):
     for i in range(self.num_layers):
       block = self._block(module, i)
       earlier = None if past is None else past[i]
-      h, kept = block(h, split, mask, earlier, pair, deterministic)
+      h, kept = block(h, split, mask, earlier, pair, deterministic, packing)
       memory.append(kept)
       blocks.append(h)
     if self.output_norm:

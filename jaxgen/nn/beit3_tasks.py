@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxgen.nn.beit3 import Beit3
 from jaxgen.nn.layers import gelu
 from jaxgen.nn.multiway import layer_norm
+from jaxgen.nn.packing import Packing
 from jaxgen.nn.vit import small_normal
 from jaxgen.types import Array
 
@@ -46,7 +47,7 @@ class MaskedDataModel(nn.Module):
     self,
     images: Array | None = None,
     tokens: Array | None = None,
-    padding: Array | None = None,
+    padding: Array | Packing | None = None,
     *,
     patch_mask: Array | None = None,
     patches: Array | None = None,
@@ -58,7 +59,7 @@ class MaskedDataModel(nn.Module):
     Args:
       images: `[B, H, W, 3]`, or None.
       tokens: `[B, L]`, masked words replaced, or None.
-      padding: `[B, L]`, True where a token is padding.
+      padding: `[B, L]`, True where a token is padding; or a `Packing` of it.
       patch_mask: `[B, N]`, True where a patch is masked.
       patches: the patches wanted, `[B, K]` from 0; by default all N.
       words: the words wanted, `[B, J]` from 0; by default all L.

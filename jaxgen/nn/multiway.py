@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
 from jaxgen.nn.layers import gelu
+from jaxgen.nn.packing import Packing, each_token, each_word
 from jaxgen.nn.vit import DropPath, small_normal
 from jaxgen.types import Array
 
@@ -34,7 +35,10 @@ def layer_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
 
 
 def by_modality(
-  x: Array, split: int, layer: Callable[[str], Callable[[Array], Array]]
+  x: Array,
+  split: int,
+  layer: Callable[[str], Callable[[Array], Array]],
+  packing: Packing | None = None,
 ) -> Array:
   """layer("vision") of the first `split` tokens, layer("text") of the others.
 
@@ -42,12 +46,13 @@ def by_modality(
     x: tokens `[B, N, C]`.
     split: how many are of an image, in [0, N].
     layer: a modality's map of its tokens; not asked for without tokens.
+    packing: of the texts, whose padding becomes 0.
   """
   parts = []
   if split > 0:
     parts.append(layer("vision")(x[:, :split]))
   if split < x.shape[1]:
-    parts.append(layer("text")(x[:, split:]))
+    parts.append(each_word(layer("text"), x[:, split:], packing))
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
@@ -77,6 +82,7 @@ class Attention(nn.Module):
     split: int,
     mask: Array | None = None,
     past: Memory | None = None,
+    packing: Packing | None = None,
   ) -> tuple[Array, Memory]:
     """Maps x `[B, N, C]` to its own shape, and gives its keys and values.
 
@@ -86,9 +92,10 @@ class Attention(nn.Module):
       mask: broadcasting to `[B, heads, N, M + N]`, True where a token, the
         third axis, may look.
       past: keys and values of M earlier tokens, which are looked at too.
+      packing: of the texts.
     """
     b, n, c = x.shape
-    qkv = self._each(x, split, self._qkv)
+    qkv = self._each(x, split, self._qkv, packing)
     q, k, v = (
       part.reshape(b, n, self.num_heads, c // self.num_heads)
       for part in jnp.split(qkv, 3, axis=-1)
@@ -98,12 +105,19 @@ class Attention(nn.Module):
       keys = jnp.concatenate([past[0].astype(k.dtype), k], axis=1)
       values = jnp.concatenate([past[1].astype(v.dtype), v], axis=1)
     y = attention(q, keys, values, mask=mask)
-    return self._each(y.reshape(b, n, c), split, self._out), (k, v)
+    y = y.reshape(b, n, c)
+    return self._each(y, split, self._out, packing), (k, v)
 
   def _each(
-    self, x: Array, split: int, layer: Callable[[str], Callable]
+    self,
+    x: Array,
+    split: int,
+    layer: Callable[[str], Callable],
+    packing: Packing | None,
   ) -> Array:
-    return layer("shared")(x) if self.shared else by_modality(x, split, layer)
+    if self.shared:
+      return each_token(layer("shared"), x, split, packing)
+    return by_modality(x, split, layer, packing)
 
   def _qkv(self, way: str) -> Callable[[Array], Array]:
     return lambda x: _dense(3 * x.shape[-1], f"qkv_{way}", self.dtype)(x)
@@ -178,6 +192,7 @@ class MultiwayBlock(nn.Module):
     past: Memory | None = None,
     pair: bool = False,
     deterministic: bool = True,
+    packing: Packing | None = None,
   ) -> tuple[Array, Memory]:
     """Maps x `[B, N, C]` to its own shape; also gives its keys and values.
 
@@ -188,6 +203,7 @@ class MultiwayBlock(nn.Module):
       past: see `Attention`.
       pair: the tokens are part of a pair.
       deterministic: no stochastic depth; else a key of the rng "drop_path".
+      packing: of the texts; without it, dense layers see their padding, too.
     """
     drop_path = DropPath(self.drop_path, name="drop")
     attend = Attention(
@@ -203,14 +219,14 @@ class MultiwayBlock(nn.Module):
       y = norm("shared")(x)
     else:
       y = by_modality(x, split, norm)
-    y, memory = attend(y, split, mask, past)
+    y, memory = attend(y, split, mask, past, packing)
     x = x + drop_path(y, deterministic)
 
     pair = pair and self.pair_expert
     if not pair or self.is_initializing():  # a pair initialises all experts
-      y = by_modality(x, split, self._expert)
+      y = by_modality(x, split, self._expert, packing)
     if pair:
-      y = self._expert("pair")(x)
+      y = each_token(self._expert("pair"), x, split, packing)
     return x + drop_path(y, deterministic), memory
 
   def _expert(self, way: str) -> Expert:

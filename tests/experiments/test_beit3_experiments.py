@@ -28,6 +28,7 @@ from jaxgen import data, training
 from jaxgen.convert import beit3
 from jaxgen.convert.state import write_safetensors
 from jaxgen.nn.beit3 import BEIT3S
+from jaxgen.nn.beit3_tasks import MaskedDataModel
 
 COMMANDS = json.loads(
   (Path(__file__).parents[1] / "data/beit3_recipes.json").read_text()
@@ -123,6 +124,44 @@ def test_what_batches_hold():
   stream.set_state(state)
   for name, array in next(stream).items():
     np.testing.assert_array_equal(array, batch[name])
+
+
+@pytest.mark.parametrize("room", [0.0, 15.0, 3.0])
+def test_the_loss_is_that_of_all_logits(room):
+  """By hand: of padded batches, logits everywhere, what is masked."""
+  config = dataclasses.replace(TINY, room=room)
+  text = data.beit3_tokenizer(SPM, config.max_length)
+  pairs = batches.Pairs(config, "train")
+  batch = next(batches.pretraining_batches(config, pairs, text, 32))
+  for kind in ("image", "pair"):
+    second = batch.pop(f"{kind}_second")
+    batch[f"{kind}_codes"] = brightness({"zero": 0}, second)
+  network = MaskedDataModel(model.make_trunk(config), 16)
+  x, tokens = batch["pair_image"], batch["pair_tokens"]
+  params = jax.jit(network.init)(jax.random.key(0), x, tokens)["params"]
+  loss_fn = jax.jit(pretrain.make_loss(config, BRIGHTNESS, groups=2))
+  loss, found = loss_fn(params, jax.random.key(1), batch)
+  if room == 3:  # longer texts are cut
+    assert found["text_cut"] > 0
+    assert np.isfinite(loss)
+    return
+  total = 0.0
+  for kind in ("image", "text", "pair"):
+    of = lambda name, kind=kind: batch.get(f"{kind}_{name}")
+    padding = None if kind == "image" else of("tokens") == 1
+    logits = network.apply(
+      {"params": params},
+      *(of("image"), of("masked"), padding),
+      patch_mask=of("mask"),
+    )
+    wanted = (of("codes"), of("tokens")), (of("mask"), of("word_mask"))
+    for scores, right, mask in zip(logits, *wanted, strict=True):
+      if scores is not None:
+        log_p = np.asarray(jax.nn.log_softmax(scores))
+        log_p = np.take_along_axis(log_p, np.asarray(right)[..., None], 2)
+        total -= log_p[..., 0][np.asarray(mask)].mean()
+  np.testing.assert_allclose(loss, total, rtol=1e-5)
+  assert found.get("text_cut", 0) == found.get("pair_cut", 0) == 0
 
 
 @pytest.mark.slow
