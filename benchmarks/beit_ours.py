@@ -21,7 +21,7 @@ from jaxgen.training.layer_decay import layer_decay_adamw
 from jaxgen.types import PyTree
 
 
-def about(case: Case) -> dict[str, Any]:
+def about(case: Any, count: float | None = None) -> dict[str, Any]:
   """Versions, devices, FLOPs of a run, the device's measured peak, memory."""
   stats = jax.devices()[0].memory_stats() or {}
   kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -30,7 +30,7 @@ def about(case: Case) -> dict[str, Any]:
       f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
       f"{jax.devices()[0].device_kind}"
     ),
-    "flops": flops(case),
+    "flops": flops(case) if count is None else count,
     "peak": matrix_peak(case.dtype),
     "memory": stats.get("peak_bytes_in_use", 1024 * kilobytes),
   }

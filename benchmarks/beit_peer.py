@@ -4,6 +4,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from jaxgen.convert.state import write_safetensors
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def about(case: Case) -> dict[str, Any]:
+def about(case: Any) -> dict[str, Any]:
   """Versions, threads or device, memory."""
-  module = __import__(case.peer)
   kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   memory = 1024 * kilobytes
   where = f"{torch.get_num_threads()} threads"
@@ -29,7 +29,7 @@ def about(case: Case) -> dict[str, Any]:
     where = torch.cuda.get_device_name()
   return {
     "text": (
-      f"torch {torch.__version__}, {case.peer} {module.__version__}, {where}"
+      f"torch {torch.__version__}, {case.peer} {version(case.peer)}, {where}"
     ),
     "memory": memory,
   }

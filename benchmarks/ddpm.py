@@ -90,7 +90,14 @@ def compare(
   module: str = "benchmarks.worker",
   peer: str = "diffusers",
 ) -> dict[str, Any]:
-  """Seconds of both sides on one case, run in turn."""
+  """Seconds of both sides on one case, run in turn.
+
+  Args:
+    name: of the case.
+    args: of the command line.
+    module: of the workers, with what they are told first.
+    peer: the other side.
+  """
   workers = {side: start(side, name, args, module) for side in (peer, "jaxgen")}
   ready = {side: ask(worker) for side, worker in workers.items()}
   seconds: dict[str, list[float]] = {side: [] for side in workers}
@@ -118,7 +125,7 @@ def start(side: str, name: str, args: argparse.Namespace, module: str) -> Any:
     [
       sys.executable,
       "-m",
-      module,
+      *module.split(),
       side,
       name,
       str(int(args.quick)),

@@ -34,6 +34,7 @@ class Case(NamedTuple):
     batch: images at a time; guidance doubles the U-Net's batch.
     steps: of DPM-Solver++(2M).
     dtype: of the computation, the first stage's included.
+    peer: what we compare with.
   """
 
   kind: str
@@ -42,6 +43,7 @@ class Case(NamedTuple):
   batch: int = 1
   steps: int = 0
   dtype: str = "float32"
+  peer: str = "diffusers"
 
   @property
   def latent(self) -> tuple[int, ...]:

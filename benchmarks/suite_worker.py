@@ -1,6 +1,8 @@
-"""One side of a comparison of BEiT; see `benchmarks.worker`.
+"""One side of a comparison of a suite; see `benchmarks.suite`.
 
-python -m benchmarks.beit_worker jaxgen|transformers|timm CASE_NAME 0|1
+python -m benchmarks.suite_worker SUITE jaxgen|PEER CASE_NAME 0|1
+
+As `benchmarks.worker`, but every run follows one that does not count.
 """
 
 import importlib
@@ -9,15 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.beit_cases import CASES, quick
-
 
 def main() -> None:
   """Serves runs until the input ends."""
-  side, name, shrink = sys.argv[1:]
-  case = quick(CASES[name]) if int(shrink) else CASES[name]
+  suite, side, name, shrink = sys.argv[1:]
+  cases = importlib.import_module(f"benchmarks.{suite}_cases")
+  case = cases.CASES[name]
+  case = cases.quick(case) if int(shrink) else case
   ours = "ours" if side == "jaxgen" else "peer"
-  module = importlib.import_module(f"benchmarks.beit_{ours}")
+  module = importlib.import_module(f"benchmarks.{suite}_{ours}")
   run = module.prepare(case)
   answer = {"first": _seconds(run), "about": module.about(case)}
   print(json.dumps(answer), flush=True)
