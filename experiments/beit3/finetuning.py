@@ -169,7 +169,8 @@ def make_step(
     make_optimizer(task, config),
     training.constant_ema(0.0),
     mesh,
-    accumulate=config.accumulate,
+    # Not of retrieval, whose loss compares the whole batch.
+    accumulate=getattr(config, "accumulate", 1),
   )
 
 

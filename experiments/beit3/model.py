@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments.beit3.config import TRUNK, Pretrain
-from experiments.beit3.retrieval_config import Retrieval
 from experiments.models import restore_run
 from jaxgen import training
 from jaxgen.convert import beit3 as released
 from jaxgen.messages import shown
 from jaxgen.nn.beit3 import Beit3
 from jaxgen.nn.beit3_tasks import ImageClassifier, VisualReasoning
-from jaxgen.nn.beit3_tasks import Retrieval as DualEncoder
 from jaxgen.types import Array, Key, PyTree
 
 
@@ -32,11 +30,6 @@ def make_trunk(config: Any) -> Beit3:
 def is_run(init: str) -> bool:
   """Whether weights are those of a run of ours."""
   return (Path(init) / "checkpoints").is_dir()
-
-
-def init_dual_encoder(config: Retrieval, key: Key) -> PyTree:
-  """The parameters that retrieval starts from; see `init_network`."""
-  return init_network(config, DualEncoder(make_trunk(config)), key)
 
 
 def init_network(config: Any, network: Any, key: Key) -> PyTree:

@@ -12,7 +12,6 @@ texts is theirs, IR@k that of texts. COCO, 5,000 images: the released networks
 have TR@1 79.1 and IR@1 61.4 (base), 82.1 and 63.4 (large); not run here.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,30 +19,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
-from jax.sharding import Mesh
 
 from experiments import results
-from experiments.beit3 import config as configs
 from experiments.beit3 import finetuning, model
-from experiments.beit3.batches import (
-  Pairs,
-  read_tokenizer,
-  retrieval_batches,
-)
-from experiments.beit3.finetuning import Task, Tuned
+from experiments.beit3.batches import Pairs, retrieval_batches
+from experiments.beit3.finetuning import Loss, Task, Tuned
 from experiments.beit3.retrieval_config import RETRIEVALS, Retrieval
 from experiments.cli import command_line
-from experiments.fitting import fit
 from experiments.results import Claim, Result, Row
-from jaxgen import data, training
+from jaxgen import data
 from jaxgen.data.sentencepiece import PAD_TOKEN
 from jaxgen.data.transforms import Box, render
 from jaxgen.masked import contrastive_loss, retrieval_recalls
 from jaxgen.nn.beit3_tasks import Retrieval as DualEncoder
-from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
-from jaxgen.types import Array, Key, PyTree
+from jaxgen.types import Key, PyTree
 
 TITLE = "BEiT-3 retrieval (released README)"
 COLUMNS = ("TR@1", "TR@5", "TR@10", "IR@1", "IR@5", "IR@10")
@@ -111,20 +101,15 @@ def train(config: Retrieval) -> Path:
     a result file.
   """
   timer = results.Timer()
-  training.initialize_distributed()
-  config = configs.smoke(config) if config.smoke else config
-  workdir = Path(config.workdir or f"runs/beit3-retrieval-{config.name}")
+  config = finetuning.started(config)
   pairs = Pairs(config, config.split)
-  other = Path(config.init) if model.is_run(config.init) else None
-  tokenizer = read_tokenizer(config, workdir, pairs, other)
-  fit(
+  workdir = finetuning.train(
+    TASK,
     config,
-    "beit3_retrieval",
-    workdir,
-    partial(init_state, config),
-    partial(make_step, config),
-    keep=("image", "tokens"),
-    batches=lambda config: retrieval_batches(config, pairs, tokenizer),
+    pairs,
+    partial(finetuning.make_step, TASK, make_loss(config), config),
+    ("image", "tokens"),
+    lambda config, tokenizer: retrieval_batches(config, pairs, tokenizer),
   )
   if jax.process_count() == 1:
     result = measure(finetuning.load(TASK, str(workdir)), timer)
@@ -133,43 +118,9 @@ def train(config: Retrieval) -> Path:
   return workdir
 
 
-def make_optimizer(config: Retrieval) -> optax.GradientTransformation:
-  """AdamW with smaller rates for earlier layers."""
-  rate = warmed_up_cosine(
-    config.lr, config.min_lr, config.warmup, config.decay_steps
-  )
-  return layer_decay_adamw(
-    rate,
-    config.num_layers,
-    decay=config.layer_decay,
-    weight_decay=config.weight_decay,
-    b2=config.b2,
-  )
-
-
-def init_state(
-  config: Retrieval, key: Key, run_key: Key
-) -> training.TrainState:
-  """The state before the first step."""
-  params = model.init_dual_encoder(config, key)
-  return training.init_state(params, make_optimizer(config), run_key)
-
-
-def make_step(config: Retrieval, mesh: Mesh) -> training.TrainStep:
-  """The jitted step `(state, batch) -> (state, metrics)`."""
-  return training.make_train_step(
-    make_loss(config),
-    make_optimizer(config),
-    training.constant_ema(0.0),
-    mesh,
-  )
-
-
-def make_loss(
-  config: Retrieval,
-) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
+def make_loss(config: Retrieval) -> Loss:
   """`contrastive_loss` over the global batch; also logs the scale."""
-  network = DualEncoder(model.make_trunk(config))
+  network = TASK.network(config)
 
   def loss_fn(params: PyTree, key: Key, batch: Any):
     tokens = batch["tokens"]
@@ -198,7 +149,7 @@ def search(
 
   Images are scaled to the network's size, not cropped, as in the original.
   """
-  network = DualEncoder(model.make_trunk(config))
+  network = TASK.network(config)
   pairs = Pairs(config, config.test_split)
   apply = partial(network.apply, {"params": params})
   of_images = jax.jit(lambda x: apply(x, method="of_images"))

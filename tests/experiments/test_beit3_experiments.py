@@ -98,6 +98,11 @@ def pretrained(tmp_path_factory):
   return path
 
 
+def dual_encoder(config):
+  network = retrieval.TASK.network(config)
+  return model.init_network(config, network, jax.random.key(0))
+
+
 def lines(workdir):
   text = (workdir / "metrics.jsonl").read_text()
   return [json.loads(line) for line in text.splitlines()]
@@ -225,7 +230,7 @@ def test_retrieval_of_a_pretrained_trunk(pretrained, tmp_path):
   config = dataclasses.replace(config, init=str(pretrained))
   retrieval.train(config)
   old = training.restore_params(pretrained / "checkpoints", "params")["trunk"]
-  start = model.init_dual_encoder(smoke(config), jax.random.key(0))["trunk"]
+  start = dual_encoder(smoke(config))["trunk"]
   assert "expert_pair" not in start["block_1"]
   np.testing.assert_array_equal(start["text_embed"], old["text_embed"])
   (path,) = tmp_path.glob("beit-3-retrieval-*.json")
@@ -311,14 +316,14 @@ def test_released_weights_at_another_size(tmp_path):
   state = beit3.to_original(params, trunk)
   state["text_head.weight"] = np.zeros((2, 2), np.float32)  # of pre-training
   write_safetensors(config.init, state)
-  found = model.init_dual_encoder(config, jax.random.key(0))
+  found = dual_encoder(config)
   assert found["trunk"]["vision_positions"].shape == (2 + 17, 32)
   np.testing.assert_array_equal(
     found["trunk"]["text_embed"], params["text_embed"]
   )
   wrong = dataclasses.replace(config, width=64)
   with pytest.raises(ValueError, match="wrong shapes"):
-    model.init_dual_encoder(wrong, jax.random.key(0))
+    dual_encoder(wrong)
 
 
 def test_mistakes_are_one_sentence(tmp_path):
