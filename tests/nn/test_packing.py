@@ -13,7 +13,7 @@ from jaxgen.training import make_mesh, shard_batch
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([4, 7, 2, 5, 7, 3, 6, 2])
 PADDING = np.arange(7) >= LENGTHS[:, None]
-TINY = Beit3(8, 32, 2, 4, 64, 40, 20)
+TINY = Beit3(8, 32, 1, 4, 64, 40, 20)
 PAPERS = TINY.clone(shared_attention=True, pair_layers=1, paper_init=True)
 
 
@@ -93,15 +93,14 @@ def test_networks_see_no_difference(trunk, with_images):
     return total if visual is None else total + jnp.sin(visual).sum()
 
   wanted, gradient = jax.jit(jax.value_and_grad(loss))(params, PADDING)
-  for groups in (1, 4):
-    packing = pack_texts(PADDING, room=6, groups=groups)
-    got, found = jax.jit(jax.value_and_grad(loss))(params, packing)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-      found,
-      gradient,
-    )
+  packing = pack_texts(PADDING, room=6, groups=4)
+  got, found = jax.jit(jax.value_and_grad(loss))(params, packing)
+  np.testing.assert_allclose(got, wanted, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found,
+    gradient,
+  )
 
 
 def test_no_word_leaves_its_device():
