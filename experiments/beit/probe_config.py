@@ -130,14 +130,17 @@ CONFIGS = {
     epoch_steps=TRAIN_IMAGES["mnist5k"] // 256,
     **_SMALL,
   ),
-  "openmoji64": Probe(
-    "openmoji64",
-    dataset="openmoji/64",
-    decay_steps=500,
-    steps=500,
-    epoch_steps=15,
-    **_SMALL | {"num_classes": 11},
-  ),
+  **{
+    f"openmoji{size}": Probe(
+      f"openmoji{size}",
+      dataset=f"openmoji/{size}",
+      decay_steps=500,
+      steps=500,
+      epoch_steps=15,
+      **_SMALL | {"num_classes": 11},
+    )
+    for size in (32, 64)
+  },
 }
 
 

@@ -1,6 +1,7 @@
 """BEiT v2 in small: what its tokens and its patch aggregation are good for.
 
   python -m experiments.beit2.replica mnist5k --seeds 0  # one CPU core
+  python -m experiments.beit2.replica openmoji32 --seeds 0  # one CPU core
   python -m experiments.beit2.replica mnist5k --arms own own-aggregation
   python -m experiments.beit2.replica openmoji64 --dtype bfloat16  # one GPU
 
@@ -326,7 +327,9 @@ def _replica(name: str) -> Replica:
   )
 
 
-CONFIGS = {name: _replica(name) for name in ("mnist5k", "openmoji64")}
+CONFIGS = {
+  name: _replica(name) for name in ("mnist5k", "openmoji32", "openmoji64")
+}
 
 if __name__ == "__main__":
   named = {name: (name, what) for name, what in CONFIGS.items()}
