@@ -201,8 +201,8 @@ SMALL = {
     flip=True,
     teacher="openmoji32-cnn",
   ),
-  # About ten minutes on one GPU: as many tokens of 8 x 8 pixels; the teacher sees
-  # them at 32 x 32.
+  # About ten minutes on one GPU: as many tokens of 8 x 8 pixels; the teacher
+  # sees emoji of 32 x 32.
   "openmoji64": Tokenizer(
     name="openmoji64",
     dataset="openmoji/64",

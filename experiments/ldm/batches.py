@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.ldm.config import Config
+from experiments.ldm.files import TOKENIZER
 from experiments.ldm.layout import boxes_of, central_square, layout_tokens
 from experiments.models import CROPS
 from jaxgen import data
@@ -80,7 +81,7 @@ def read_tokenizer(config: Config, workdir: Path) -> data.TextTokenizer:
   Raises:
     ValueError: it has more tokens than the network.
   """
-  path = workdir / "tokenizer.json"
+  path = workdir / TOKENIZER
   if path.is_file():
     return data.load_tokenizer(path)
   length = config.max_length

@@ -203,7 +203,7 @@ def load(weights: str) -> tuple[Config, Networks, PyTree]:
   path = Path(weights)
   if (path / "checkpoints").is_dir():
     config, params = restore_run(path, Config)
-    autoencoder = first_stage.read_architecture(path / "first_stage.json")
+    autoencoder = first_stage.read_architecture(path / files.FIRST_STAGE)
     memory = training.restore_params(path / "checkpoints", "memory")
     networks = make_networks(config, autoencoder)
     return config, networks, {**params, **memory}
@@ -276,7 +276,7 @@ def load_model(weights: str) -> Model:
   """`load`, as a `Model`."""
   config, networks, params = load(weights)
   tokenize = None
-  if (Path(weights) / "tokenizer.json").is_file():
+  if (Path(weights) / files.TOKENIZER).is_file():
     tokenize = batches.make_tokenize(config, Path(weights))
   nothing = batches.nothing(config, tokenize)
   return as_model(config, networks, params, nothing)

@@ -35,6 +35,7 @@ from experiments import models
 from experiments.cli import command_line
 from experiments.ldm import conditions
 from experiments.ldm.config import Config
+from experiments.ldm.files import TOKENIZER
 from experiments.ldm.layout import layout_tokens
 from experiments.models import Model
 from experiments.plots import save_grid
@@ -122,7 +123,7 @@ def read_condition(
 
 def _texts(config: Config, given: Given, workdir: Path) -> np.ndarray:
   """The tokens of the prompts."""
-  path = workdir / "tokenizer.json"
+  path = workdir / TOKENIZER
   if path.is_file():
     return data.load_tokenizer(path)(given.prompt)
   if not given.vocab:

@@ -23,7 +23,7 @@ import tyro
 
 from experiments.cli import command_line
 from experiments.fitting import fit, image_examples
-from experiments.ldm import batches, first_stage, latents, model
+from experiments.ldm import batches, files, first_stage, latents, model
 from experiments.ldm import config as configuration
 from experiments.ldm.config import Config
 from experiments.ldm.configs import CONFIGS
@@ -53,7 +53,7 @@ def train(config: Config) -> Path:
   networks = model.make_networks(config, autoencoder)
   tokenize = batches.make_tokenize(config, workdir)
   if jax.process_index() == 0:
-    first_stage.write_architecture(workdir / "first_stage.json", autoencoder)
+    first_stage.write_architecture(workdir / files.FIRST_STAGE, autoencoder)
   nothing = batches.nothing(config, tokenize)
   process = model.make_process(config)
   loss = model.make_loss(config, process, networks, nothing)
