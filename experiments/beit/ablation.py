@@ -32,6 +32,7 @@ COLUMN = "ImageNet"
 FINETUNES = {
   "base_plain_in1k_300ep": "base_plain_in1k",
   "mnist5k": "mnist5k",
+  "openmoji64_small": "openmoji64_small",
   "openmoji64": "openmoji64",
 }
 

@@ -292,15 +292,15 @@ SMALL = {
     **_SMALL | {"batch_size": 32},
   ),
   # Minutes on two CPU cores: 8 x 8 tokens, 26 of them masked.
-  "openmoji32": Pretrain(
-    name="openmoji32",
-    dataset="openmoji/32",
-    image_size=32,
+  "openmoji64_small": Pretrain(
+    name="openmoji64_small",
+    dataset="openmoji/64",
+    image_size=64,
     jitter=0.0,
     crop_area=0.4,
     num_masked=26,
     min_block=5,
-    patch_size=4,
+    patch_size=8,
     width=96,
     num_layers=4,
     num_heads=4,
@@ -312,7 +312,7 @@ SMALL = {
     log_every=10,
     **_SMALL | {"batch_size": 32},
   ),
-  # Minutes on one GPU: as many tokens of four times the pixels.
+  # Minutes on one GPU.
   "openmoji64": Pretrain(
     name="openmoji64",
     dataset="openmoji/64",

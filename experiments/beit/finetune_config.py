@@ -286,12 +286,12 @@ SMALL = {
     **_SMALL | _UNMIXED | {"drop_path": 0.0},
   ),
   # Minutes on one CPU core; the labels are Unicode's groups.
-  "openmoji32": Finetune(
-    name="openmoji32",
-    dataset="openmoji/32",
-    image_size=32,
+  "openmoji64_small": Finetune(
+    name="openmoji64_small",
+    dataset="openmoji/64",
+    image_size=64,
     crop_area=0.4,
-    patch_size=4,
+    patch_size=8,
     width=96,
     num_layers=4,
     num_heads=4,

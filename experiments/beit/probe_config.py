@@ -131,15 +131,15 @@ CONFIGS = {
     **_SMALL,
   ),
   **{
-    f"openmoji{size}": Probe(
-      f"openmoji{size}",
-      dataset=f"openmoji/{size}",
+    name: Probe(
+      name,
+      dataset="openmoji/64",
       decay_steps=500,
       steps=500,
       epoch_steps=15,
       **_SMALL | {"num_classes": 11},
     )
-    for size in (32, 64)
+    for name in ("openmoji64_small", "openmoji64")
   },
 }
 

@@ -4,7 +4,7 @@
   python -m experiments.beit.replica openmoji64 --dtype bfloat16  # one GPU
 
 On two CPU cores a seed of `mnist5k` takes about a quarter of an hour, one of
-`openmoji32` somewhat more.
+`openmoji64_small` somewhat more.
 
 Trains a discrete autoencoder without labels; for each seed pre-trains a vision
 transformer on its tokens without labels, and then compares it with the same
@@ -234,7 +234,7 @@ CONFIGS = {
     finetune_config.CONFIGS[name],
     probe_config.CONFIGS[name],
   )
-  for name in ("mnist5k", "openmoji32", "openmoji64")
+  for name in ("mnist5k", "openmoji64_small", "openmoji64")
 }
 
 if __name__ == "__main__":

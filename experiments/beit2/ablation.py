@@ -105,7 +105,11 @@ STUDIES = {
     labels=labels,
   )
   # Few, or all rows would be alike.
-  for name, labels in (("mnist5k", 200), ("openmoji64", 1000))
+  for name, labels in (
+    ("mnist5k", 200),
+    ("openmoji64_small", 1000),
+    ("openmoji64", 1000),
+  )
 }
 
 

@@ -1,7 +1,7 @@
 """BEiT v2 in small: what its tokens and its patch aggregation are good for.
 
   python -m experiments.beit2.replica mnist5k --seeds 0  # one CPU core
-  python -m experiments.beit2.replica openmoji32 --seeds 0  # one CPU core
+  python -m experiments.beit2.replica openmoji64_small --seeds 0  # one CPU core
   python -m experiments.beit2.replica mnist5k --arms own own-aggregation
   python -m experiments.beit2.replica openmoji64 --dtype bfloat16  # one GPU
 
@@ -328,7 +328,7 @@ def _replica(name: str) -> Replica:
 
 
 CONFIGS = {
-  name: _replica(name) for name in ("mnist5k", "openmoji32", "openmoji64")
+  name: _replica(name) for name in ("mnist5k", "openmoji64_small", "openmoji64")
 }
 
 if __name__ == "__main__":

@@ -220,14 +220,15 @@ _DALLE_SMALL: dict[str, Any] = {
 }
 SMALL = {
   "mnist5k": _MNIST,
-  # Minutes on a CPU core: 8 x 8 tokens of 4 x 4 pixels.
-  "openmoji32": dataclasses.replace(
+  # Minutes on a CPU core, for as many tokens.
+  "openmoji64_small": dataclasses.replace(
     _MNIST,
-    name="openmoji32",
-    dataset="openmoji/32",
-    image_size=32,
+    name="openmoji64_small",
+    dataset="openmoji/64",
+    image_size=64,
     image_channels=3,
     flip=True,
+    halvings=3,
     num_tokens=128,
   ),
   "openmoji64": _OPENMOJI,
