@@ -100,9 +100,8 @@ def karpathy(root: str | os.PathLike[str], split: str) -> Described:
     )
   unknown = sorted(set(split.split("+")) - known)
   if unknown:
-    raise ValueError(
-      f"{path} has no split {unknown[0]!r}; it has {', '.join(sorted(known))}"
-    )
+    has = ", ".join(map(shown, sorted(known)[:9])) or "none"
+    raise ValueError(f"{path} has no split {unknown[0]!r}; it has {has}")
   return Described(top, entries)
 
 

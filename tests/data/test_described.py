@@ -103,7 +103,8 @@ def test_karpathys_splits(root):
     item["image_path"],
     item["image_id"],
   )
-  with pytest.raises(ValueError, match="'valid'; it has restval, test, train"):
+  has = "'valid'; it has 'restval', 'test', 'train'"
+  with pytest.raises(ValueError, match=has):
     load(f"karpathy:{root}", "train+valid")
 
 
@@ -161,6 +162,9 @@ def test_mistakes_are_one_sentence(root, tmp_path):
   write(tmp_path / "dataset_coco.json", {"images": [image]})
   with pytest.raises(ValueError, match=r"image '../COCO.*it lies outside"):
     load(f"karpathy:{tmp_path}", "test")[0]
+  write(tmp_path / "dataset_coco.json", {"images": [image | {"split": "\0"}]})
+  with pytest.raises(ValueError, match=r"no split 'test'; it has '\\x00'$"):
+    load(f"karpathy:{tmp_path}", "test")
   image["filepath"] = "\ud800"
   write(tmp_path / "dataset_coco.json", {"images": [image]})
   with pytest.raises(FileNotFoundError, match="no file can have this name"):
