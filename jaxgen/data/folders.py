@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.messages import shown
+
 EXTENSIONS = (
   *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
   *(".ppm", ".pgm", ".tif", ".tiff"),
@@ -123,7 +125,7 @@ def ade20k(root: str | os.PathLike[str], split: str) -> LabelMaps:
   files = tuple(_images(images))
   for name in files:
     if not os.path.isfile((maps / name).with_suffix(".png")):
-      raise FileNotFoundError(f"{maps} has no label map of {name}")
+      raise FileNotFoundError(f"{maps} has no label map of {shown(name)}")
   if not files:
     raise ValueError(f"{images} has no images")
   return LabelMaps(images, maps, files)

@@ -120,7 +120,7 @@ def test_scenes_that_lack_something(scenes):
   ):
     source[1]
   labels.unlink()
-  with pytest.raises(FileNotFoundError, match=r"no label map of b\.jpg"):
+  with pytest.raises(FileNotFoundError, match=r"no label map of 'b\.jpg'"):
     load(f"ade20k:{scenes}")
 
 
