@@ -1,4 +1,4 @@
-"""Trains BEiT with UPerNet for semantic segmentation, and scores it.
+"""Trains BEiT with UPerNet or SETR-PUP for segmentation, and scores it.
 
   python -m experiments.beit.segment base_512 --init \\
     beit_base_patch16_224_pt22k_ft22k.pth --dataset ade20k:ADEChallengeData2016
@@ -7,7 +7,8 @@
 The same command continues a run that was stopped or killed. `base_512` and the
 others of `segment_config.PUBLISHED` are the releases' recipes for ADE20K: 160k
 steps of 16 crops, on 8 GPUs there; `base_640` reaches a mean IoU of 53.6 (54.2
-with several scales). Not run here. `mnist5k_seg` segments scenes of digits:
+with several scales). `plain_base_512` is that of the paper's Table 3, with
+SETR-PUP. Not run here. `mnist5k_seg` segments scenes of digits:
 --init is the workdir of `experiments.beit.pretrain mnist5k`, and without it the
 backbone begins at random. A trained or published network is scored by
 
@@ -142,6 +143,7 @@ def describe(config: Segmentation, n: int, multi: bool) -> str:
     f"{n} {which} {config.dataset.partition(':')[0]}:{config.test_split}",
     f"windows of {config.crop_size}, stride {config.stride}",
     scales,
+    "head SETR-PUP" if config.head == "setr_pup" else "",
     begun,
   )
   return "; ".join(word for word in words if word)

@@ -49,11 +49,12 @@ class Segmentation:
     num_layers: its blocks.
     num_heads: heads of its attention.
     mlp_width: channels between a block's dense layers.
+    head: "upernet", the releases'; or "setr_pup", the paper's.
     levels: blocks, from 0, whose outputs are the feature maps.
     drop_path: rate of stochastic depth in the last block.
     init: backbone to begin with, a workdir or a published file; random if
       empty.
-    auxiliary_weight: of the auxiliary head's loss.
+    auxiliary_weight: of the auxiliary head's loss, or of each one's.
     lr: AdamW's learning rate of heads and pyramid.
     layer_decay: by which it falls from a block to the one before.
     weight_decay: of AdamW.
@@ -98,6 +99,7 @@ class Segmentation:
   num_layers: int = 12
   num_heads: int = 12
   mlp_width: int = 3072
+  head: Literal["upernet", "setr_pup"] = "upernet"
   levels: tuple[int, int, int, int] = (3, 5, 7, 11)
   drop_path: float = 0.1
   init: str = ""
@@ -204,15 +206,18 @@ PUBLISHED = {
   )
 }
 
-# The network of the paper's main tables, with UPerNet: its own segmentation
-# head, SETR-PUP, is not here. Learning rate and decay are the paper's (Table
-# 14), which also resizes positions bilinearly; here it is done bicubically.
+# The network of the paper's main tables, with its head, SETR-PUP. Learning rate
+# and decay are the paper's (Table 14), which also resizes positions bilinearly;
+# here it is done bicubically. The paper does not say which blocks have
+# auxiliary heads: these are mmsegmentation's for a network of 12.
 PLAIN = dataclasses.replace(
   PUBLISHED["base_512_mim"],
   name="plain_base_512",
   absolute_positions=True,
   relative_positions="none",
   layer_scale=None,
+  head="setr_pup",
+  levels=(4, 7, 9, 11),
   lr=1e-3,
 )
 

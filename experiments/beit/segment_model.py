@@ -20,9 +20,12 @@ from jaxgen.data.segmentation import SegmentationCrops
 from jaxgen.messages import shown
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.segmentation import Segmenter
+from jaxgen.nn.setr import ProgressiveSegmenter
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_poly
 from jaxgen.training.segmentation_losses import segmentation_loss
 from jaxgen.types import Key, PyTree
+
+Network = Segmenter | ProgressiveSegmenter
 
 
 class Weights(NamedTuple):
@@ -35,7 +38,7 @@ class Weights(NamedTuple):
   """
 
   config: Any
-  network: Segmenter
+  network: Network
   variables: PyTree
 
 
@@ -114,9 +117,10 @@ BEIT = Family(
 )
 
 
-def make_network(config: Any, family: Family = BEIT) -> Segmenter:
-  """The backbone with UPerNet."""
-  return Segmenter(family.backbone(config), config.num_classes, config.levels)
+def make_network(config: Any, family: Family = BEIT) -> Network:
+  """The backbone with the configured head."""
+  kind = Segmenter if config.head == "upernet" else ProgressiveSegmenter
+  return kind(family.backbone(config), config.num_classes, config.levels)
 
 
 def init_variables(config: Any, key: Key, family: Family = BEIT) -> PyTree:
@@ -237,7 +241,7 @@ def load(weights: str, family: Family = BEIT) -> Weights:
     family: its backbone's.
 
   Raises:
-    FileNotFoundError: there is neither.
+    FileNotFoundError: there is neither, or none of that name were published.
     ValueError: the weights are another network's.
   """
   path = Path(weights)
@@ -267,6 +271,8 @@ def load(weights: str, family: Family = BEIT) -> Weights:
     )
   config = family.configs[name]
   network = make_network(config, family)
+  if not isinstance(network, Segmenter):
+    raise FileNotFoundError(f"no weights of {name} were published")
   variables = beit_segmentation.load(file, network, config.crop_size)
   return Weights(config, network, variables)
 

@@ -3,6 +3,8 @@
 BEiT's networks for ADE20K (Bao et al. 2022, section 3.2) were trained with it.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import optax
 
@@ -36,25 +38,32 @@ def pixel_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def segmentation_loss(
-  logits: Array, auxiliary: Array, labels: Array, weight: float = 0.4
+  logits: Array,
+  auxiliary: Array | Sequence[Array],
+  labels: Array,
+  weight: float = 0.4,
 ) -> tuple[Array, dict[str, Array]]:
-  """The main head's cross-entropy and `weight` times the auxiliary head's.
+  """The main head's cross-entropy and `weight` times the auxiliary heads'.
 
   Args:
     logits: of the main head, `[B, h, w, K]`.
-    auxiliary: of the other, which may be of another size.
+    auxiliary: of the other, or others, which may be of another size.
     labels: `[B, H, W]`, see `pixel_cross_entropy`.
-    weight: of the auxiliary head.
+    weight: of each auxiliary head.
 
   Returns:
-    (the loss `[]`, metrics: both parts, and accuracies in [0, 1]).
+    (the loss `[]`, metrics: both parts, the auxiliary heads' as a sum, and
+    accuracies in [0, 1], theirs as a mean).
   """
   main, accuracy = pixel_cross_entropy(logits, labels)
-  other, other_accuracy = pixel_cross_entropy(auxiliary, labels)
+  heads = [auxiliary] if isinstance(auxiliary, Array) else list(auxiliary)
+  found = [pixel_cross_entropy(head, labels) for head in heads]
+  losses, accuracies = (jnp.stack(part) for part in zip(*found, strict=True))
+  other = losses.sum()
   metrics = {
     "main": main,
     "auxiliary": other,
     "accuracy": accuracy,
-    "auxiliary_accuracy": other_accuracy,
+    "auxiliary_accuracy": accuracies.mean(),
   }
   return main + weight * other, metrics

@@ -35,6 +35,7 @@ from jaxgen.convert import beit_segmentation
 from jaxgen.data import save_png
 from jaxgen.data.segmentation import normalize, resize_image
 from jaxgen.nn.segmentation import ConvNorm, slide
+from jaxgen.nn.setr import ProgressiveSegmenter
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_poly
 
 make_mesh = training.make_mesh
@@ -348,6 +349,22 @@ def test_a_run_leaves_its_files(run):
 
 
 @pytest.mark.slow
+def test_the_papers_head_is_trained(tmp_path):
+  config = dataclasses.replace(
+    MNIST, head="setr_pup", workdir=str(tmp_path), smoke=True
+  )
+  segment.train(config)
+  text = (tmp_path / "metrics.jsonl").read_text()
+  for row in map(json.loads, text.splitlines()):
+    total = row["main"] + MNIST.auxiliary_weight * row["auxiliary"]
+    assert row["loss"] == pytest.approx(total, rel=1e-5)
+  scores = json.loads((tmp_path / "segmentations.json").read_text())
+  assert scores["protocol"].endswith("head SETR-PUP")
+  network = segment_model.load(str(tmp_path)).network
+  assert isinstance(network, ProgressiveSegmenter)
+
+
+@pytest.mark.slow
 def test_eight_devices_train_as_one(pretrained, run, tmp_path):
   """The same losses, dropout included."""
   config = dataclasses.replace(
@@ -407,6 +424,8 @@ def test_published_files_are_read(tmp_path, monkeypatch):
     segment_model.load(str(tmp_path / "none"))
   with pytest.raises(FileNotFoundError):
     segment_model.load("base_640:none.pth")
+  with pytest.raises(FileNotFoundError, match="no weights of plain_base_512"):
+    segment_model.load("plain_base_512:none.pth")
 
 
 @pytest.mark.slow

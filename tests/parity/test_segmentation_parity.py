@@ -8,6 +8,7 @@ from jaxgen.convert import beit_segmentation
 from jaxgen.convert.state import read_safetensors
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.segmentation import Segmenter
+from jaxgen.nn.setr import UpsamplingHead
 from jaxgen.training.segmentation_losses import segmentation_loss
 
 torch = pytest.importorskip("torch")
@@ -116,3 +117,49 @@ def test_loss():
   np.testing.assert_allclose(found, want, rtol=1e-5)
   found = [metrics["auxiliary"], metrics["auxiliary_accuracy"]]
   np.testing.assert_allclose(found, want_other, rtol=1e-5)
+
+
+def setr_head(channels, width, classes, scales):
+  """SETR's head by torch's layers, named as mmsegmentation names them."""
+  layers = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(channels, 1e-6)})
+  for i in range(len(scales)):
+    layers[f"conv{i}"] = torch.nn.Conv2d(
+      width if i else channels, width, 3, padding=1, bias=False
+    )
+    layers[f"bn{i}"] = torch.nn.BatchNorm2d(width)
+  layers["conv_seg"] = torch.nn.Conv2d(width, classes, 1)
+  layers = randomised(layers)
+
+  def forward(x):
+    x = layers["norm"](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    for i, scale in enumerate(scales):
+      x = torch.relu(layers[f"bn{i}"](layers[f"conv{i}"](x)))
+      x = torch.nn.functional.interpolate(
+        x, scale_factor=scale, mode="bilinear", align_corners=False
+      )
+    return layers["conv_seg"](x)
+
+  return layers, forward
+
+
+@pytest.mark.parametrize("scales", [(2, 2, 2), (4, 2)])
+def test_setr_pup(scales):
+  layers, forward = setr_head(12, 8, 5, scales)
+  array = lambda tensor: tensor.detach().numpy()
+  kernel = lambda name: array(layers[name].weight).transpose(2, 3, 1, 0)
+  affine = lambda m: {"scale": array(m.weight), "bias": array(m.bias)}
+  params, stats = {"norm": affine(layers["norm"])}, {}
+  for i in range(len(scales)):
+    bn = layers[f"bn{i}"]
+    params[f"up_{i}"] = {"kernel": kernel(f"conv{i}"), "bn": affine(bn)}
+    mean, var = array(bn.running_mean), array(bn.running_var)
+    stats[f"up_{i}"] = {"bn": {"mean": mean, "var": var}}
+  params["classifier"] = {
+    "kernel": kernel("conv_seg")[0, 0],
+    "bias": array(layers["conv_seg"].bias),
+  }
+  x = np.random.default_rng(0).standard_normal((2, 5, 4, 12), np.float32)
+  head = UpsamplingHead(5, scales, channels=8)
+  variables = {"params": params, "batch_stats": stats}
+  found = jax.jit(lambda v, x: head.apply(v, x, False))(variables, x)
+  close(found, forward(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())))
