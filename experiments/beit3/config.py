@@ -48,8 +48,8 @@ class Pretrain:
     pair_share: of the tokens of a text with an image to mask.
     room: words per text, by mean over a device's share of a batch, that dense
       layers have room for: they then skip the padding after texts. Where there
-      are more words, the longest texts are cut, and the metric "cut" says how
-      many words of a text were, by mean. 0: dense layers see the padding.
+      are more words, the longest texts are cut; the metrics "text_cut" and
+      "pair_cut" say by how many words, by mean. 0: dense layers see padding.
     patch_size: height and width of a patch.
     width: channels of a token.
     num_layers: blocks.

@@ -184,7 +184,7 @@ def make_loss(
       padding = tokens == PAD_TOKEN
       if config.room:
         padding = pack_texts(padding, config.room, groups)
-        word_mask &= ~padding.padding
+        word_mask = word_mask & ~padding.padding
         found["cut"] = padding.cut / len(tokens)
       share = config.text_share if mask is None else config.pair_share
       most = most_masked(tokens.shape[1], share)
