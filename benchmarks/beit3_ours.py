@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import beit3_cases as cases
-from benchmarks import beit_ours
 from benchmarks.beit3_cases import Case
 from benchmarks.cases import weights
-from benchmarks.sd1_ours import flops_of
+from benchmarks.suite_jax import flops_of
 from experiments.beit3 import pretrain
 from experiments.tokenizers import Tokenizer
 from jaxgen import training
@@ -20,11 +19,6 @@ from jaxgen.nn.packing import pack_texts
 from jaxgen.types import PyTree
 
 HEADS = ("image_head", "text_head")
-
-
-def about(case: Case) -> dict[str, Any]:
-  """Versions, devices, FLOPs of a run, the device's measured peak, memory."""
-  return beit_ours.about(case, flops(case))
 
 
 def state(case: Case) -> dict[str, np.ndarray]:

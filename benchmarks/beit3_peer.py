@@ -7,16 +7,9 @@ from typing import Any
 import torch
 
 from benchmarks import beit3_cases as cases
-from benchmarks import beit_peer
 from benchmarks.beit3_cases import Case
 from benchmarks.beit3_ours import HEADS, state
-
-DEVICE = beit_peer.DEVICE
-
-
-def about(case: Case) -> dict[str, Any]:
-  """Versions, threads or device, memory."""
-  return beit_peer.about(case)
+from benchmarks.suite_torch import DEVICE
 
 
 def prepare(case: Case) -> Callable[[], torch.Tensor]:

@@ -1,39 +1,22 @@
 """Our side: the same cases in jaxgen, compiled."""
 
-import resource
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from benchmarks import beit_cases as cases
 from benchmarks.beit_cases import Case
 from benchmarks.cases import weights
-from benchmarks.sd1_ours import flops_of, matrix_peak
+from benchmarks.suite_jax import flops_of
 from jaxgen import training
 from jaxgen.convert import beit
 from jaxgen.masked.objectives import masked_image_loss
 from jaxgen.nn.beit import Classifier, MaskedImageModel
 from jaxgen.training.layer_decay import layer_decay_adamw
 from jaxgen.types import PyTree
-
-
-def about(case: Any, count: float | None = None) -> dict[str, Any]:
-  """Versions, devices, FLOPs of a run, the device's measured peak, memory."""
-  stats = jax.devices()[0].memory_stats() or {}
-  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return {
-    "text": (
-      f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
-      f"{jax.devices()[0].device_kind}"
-    ),
-    "flops": flops(case) if count is None else count,
-    "peak": matrix_peak(case.dtype),
-    "memory": stats.get("peak_bytes_in_use", 1024 * kilobytes),
-  }
 
 
 def network_of(case: Case) -> MaskedImageModel | Classifier:

@@ -1,10 +1,8 @@
 """The peer, transformers or timm in eager PyTorch, on a GPU if there is one."""
 
 import os
-import resource
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,9 @@ import torch
 from benchmarks import beit_cases as cases
 from benchmarks.beit_cases import Case
 from benchmarks.beit_ours import state
+from benchmarks.suite_torch import DEVICE
 from jaxgen.convert.beit import transformers_layout
 from jaxgen.convert.state import write_safetensors
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def about(case: Any) -> dict[str, Any]:
-  """Versions, threads or device, memory."""
-  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  memory = 1024 * kilobytes
-  where = f"{torch.get_num_threads()} threads"
-  if DEVICE == "cuda":
-    memory = torch.cuda.max_memory_allocated()
-    where = torch.cuda.get_device_name()
-  return {
-    "text": (
-      f"torch {torch.__version__}, {case.peer} {version(case.peer)}, {where}"
-    ),
-    "memory": memory,
-  }
 
 
 def prepare(case: Case) -> Callable[[], torch.Tensor]:

@@ -1,36 +1,19 @@
 """Our side: the same cases in jaxgen, compiled."""
 
-import resource
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from benchmarks.cases import weights
 from benchmarks.sd1_cases import SCALE, Case, latents, tokens
+from benchmarks.suite_jax import flops_of
 from experiments.sd1 import config, parts
 from experiments.sd1.config import How
 from jaxgen import diffusion
 from jaxgen.convert import clip, first_stage, ldm_unet, sd1
-
-
-def about(case: Case) -> dict[str, Any]:
-  """Versions, devices, FLOPs of a run, the device's measured peak, memory."""
-  stats = jax.devices()[0].memory_stats() or {}
-  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return {
-    "text": (
-      f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
-      f"{jax.devices()[0].device_kind}"
-    ),
-    "flops": flops(case),
-    "peak": matrix_peak(case.dtype),
-    "memory": stats.get("peak_bytes_in_use", 1024 * kilobytes),
-  }
 
 
 def prepare(case: Case) -> Callable[[], Any]:
@@ -119,31 +102,6 @@ def flops(case: Case) -> float:
   if case.kind != "txt2img":
     return of(case.kind)
   return case.steps * of("unet") + of("decode")
-
-
-def flops_of(function: Callable[..., Any], *args: Any) -> float:
-  """XLA's count for a function, before compilation.
-
-  The count is made for a CPU: compiled for a GPU, convolutions and attention
-  are calls of cuDNN, which XLA counts as nothing.
-  """
-  with jax.default_device(jax.devices("cpu")[0]):
-    analysis = jax.jit(function).lower(*args).cost_analysis()
-  return float((analysis or {}).get("flops", np.nan))
-
-
-def matrix_peak(dtype: str) -> float:
-  """FLOPs per second of a large product of random matrices."""
-  on_gpu = jax.default_backend() == "gpu"
-  n, in_a_row = (8192, 10) if on_gpu else (2048, 1)
-  a, b = jax.random.normal(jax.random.key(0), (2, n, n)).astype(dtype)
-  product = jax.jit(jnp.matmul)
-  seconds = []
-  for _ in range(8):
-    start = time.perf_counter()
-    jax.block_until_ready([product(a, b) for _ in range(in_a_row)])
-    seconds.append(time.perf_counter() - start)
-  return in_a_row * 2 * n**3 / min(seconds)
 
 
 def _how(case: Case, flash: bool | None = None) -> How:

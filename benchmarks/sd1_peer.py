@@ -1,7 +1,6 @@
 """The peer, diffusers in PyTorch: eager on a CPU, torch.compile on a GPU."""
 
 import os
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -12,25 +11,8 @@ import transformers
 
 from benchmarks.cases import weights
 from benchmarks.sd1_cases import SCALE, Case, latents, tokens
+from benchmarks.suite_torch import DEVICE
 from jaxgen.convert import sd1_folder
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def about(case: Case) -> dict[str, Any]:
-  """Versions, threads or device, memory."""
-  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  memory = 1024 * kilobytes
-  where = f"{torch.get_num_threads()} threads"
-  if DEVICE == "cuda":
-    memory = torch.cuda.max_memory_allocated()
-    where = torch.cuda.get_device_name()
-  return {
-    "text": (
-      f"torch {torch.__version__}, diffusers {diffusers.__version__}, {where}"
-    ),
-    "memory": memory,
-  }
 
 
 def prepare(case: Case) -> Callable[[], torch.Tensor]:

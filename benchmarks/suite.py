@@ -8,7 +8,7 @@ most memory that either side held: on a GPU what its library allocated, else the
 process. Cases are left out where their peer cannot be imported.
 
 A suite NAME is the modules NAME_cases, with CPU_CASES, GPU_CASES, CASES and
-`quick`, NAME_ours and NAME_peer.
+`quick`; NAME_ours, with `prepare` and `flops`; and NAME_peer, with `prepare`.
 """
 
 import argparse
