@@ -8,7 +8,9 @@ trained to find the emoji of a name, from the pre-trained trunk and from
 scratch, and searches the emoji held out. All but the autoencoder once for every
 seed. From scratch all layers have the full rate; all else is equal.
 
-Not run yet at full length; a second call continues what was stopped.
+A seed takes about half an hour on one CPU core; a second call continues what
+was stopped. With three seeds, pre-training lifts R@1 from 13.4% to 17.2% (texts
+of images) and from 13.6% to 17.3% (images of texts), of 450 emoji held out.
 
 Pre-training sees no other data than retrieval does, while the paper's saw
 thousands of times as much: what helps here can only be the objective, and that
