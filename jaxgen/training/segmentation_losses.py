@@ -56,7 +56,7 @@ def segmentation_loss(
     accuracies in [0, 1], theirs as a mean).
   """
   main, accuracy = pixel_cross_entropy(logits, labels)
-  heads = [auxiliary] if isinstance(auxiliary, Array) else list(auxiliary)
+  heads = auxiliary if isinstance(auxiliary, Sequence) else [auxiliary]
   found = [pixel_cross_entropy(head, labels) for head in heads]
   losses, accuracies = (jnp.stack(part) for part in zip(*found, strict=True))
   other = losses.sum()
