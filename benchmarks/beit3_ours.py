@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import beit3_cases as cases
 from benchmarks.beit3_cases import Case
 from benchmarks.cases import weights
-from benchmarks.suite_jax import flops_of
+from benchmarks.suite_jax import flops_of, training_run
 from experiments.beit3 import pretrain
 from experiments.tokenizers import Tokenizer
 from jaxgen import training
@@ -62,16 +62,8 @@ def prepare(case: Case) -> Callable[[], Any]:
     args = jax.device_put((params, *inputs(case)))
     return lambda: jax.block_until_ready(run(*args))
   mesh = training.make_mesh()
-  step = train_step(case, mesh)
-  current = training.shard_state(mesh, first_state(params, case))
-  batch = training.shard_batch(mesh, cases.batch_of(case))
-
-  def train() -> Any:
-    nonlocal current
-    current, metrics = step(current, batch)
-    return jax.block_until_ready(metrics["loss"])
-
-  return train
+  start = first_state(params, case)
+  return training_run(train_step(case, mesh), start, mesh, cases.batch_of(case))
 
 
 def inputs(case: Case) -> tuple[np.ndarray, ...]:

@@ -9,7 +9,7 @@ import torch
 from benchmarks import beit3_cases as cases
 from benchmarks.beit3_cases import Case
 from benchmarks.beit3_ours import HEADS, state
-from benchmarks.suite_torch import DEVICE
+from benchmarks.suite_torch import DEVICE, synchronised
 
 
 def prepare(case: Case) -> Callable[[], torch.Tensor]:
@@ -21,13 +21,7 @@ def prepare(case: Case) -> Callable[[], torch.Tensor]:
   else:
     compute = forward(case, models["trunk"].eval())
 
-  def run() -> torch.Tensor:
-    result = compute()
-    if DEVICE == "cuda":
-      torch.cuda.synchronize()
-    return result
-
-  return run
+  return synchronised(compute)
 
 
 def forward(case: Case, trunk: Any) -> Callable[[], torch.Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import beit_cases as cases
 from benchmarks.beit_cases import Case
 from benchmarks.cases import weights
-from benchmarks.suite_jax import flops_of
+from benchmarks.suite_jax import flops_of, training_run
 from jaxgen import training
 from jaxgen.convert import beit
 from jaxgen.masked.objectives import masked_image_loss
@@ -52,16 +52,8 @@ def prepare(case: Case) -> Callable[[], Any]:
     run = jax.jit(forward(case))
     return lambda: jax.block_until_ready(run(params, x))
   mesh = training.make_mesh()
-  step = train_step(case, mesh)
-  current = training.shard_state(mesh, first_state(params, case))
-  batch = training.shard_batch(mesh, batch_of(case))
-
-  def train() -> Any:
-    nonlocal current
-    current, metrics = step(current, batch)
-    return jax.block_until_ready(metrics["loss"])
-
-  return train
+  start = first_state(params, case)
+  return training_run(train_step(case, mesh), start, mesh, batch_of(case))
 
 
 def forward(case: Case) -> Callable[..., Any]:

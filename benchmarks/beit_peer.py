@@ -11,7 +11,7 @@ import torch
 from benchmarks import beit_cases as cases
 from benchmarks.beit_cases import Case
 from benchmarks.beit_ours import state
-from benchmarks.suite_torch import DEVICE
+from benchmarks.suite_torch import DEVICE, synchronised
 from jaxgen.convert.beit import transformers_layout
 from jaxgen.convert.state import write_safetensors
 
@@ -34,13 +34,7 @@ def prepare(case: Case) -> Callable[[], torch.Tensor]:
   else:
     compute = training_step(case, model.train(), x)
 
-  def run() -> torch.Tensor:
-    result = compute()
-    if DEVICE == "cuda":
-      torch.cuda.synchronize()
-    return result
-
-  return run
+  return synchronised(compute)
 
 
 def training_step(

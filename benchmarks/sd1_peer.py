@@ -11,7 +11,7 @@ import transformers
 
 from benchmarks.cases import weights
 from benchmarks.sd1_cases import SCALE, Case, latents, tokens
-from benchmarks.suite_torch import DEVICE
+from benchmarks.suite_torch import DEVICE, synchronised
 from jaxgen.convert import sd1_folder
 
 
@@ -42,14 +42,7 @@ def prepare(case: Case) -> Callable[[], torch.Tensor]:
       output_type="pt",
     ).images
 
-  @torch.no_grad()
-  def run() -> torch.Tensor:
-    result = compute()
-    if DEVICE == "cuda":
-      torch.cuda.synchronize()
-    return result
-
-  return run
+  return torch.no_grad()(synchronised(compute))
 
 
 def _pipeline(case: Case) -> Any:

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax.sharding import Mesh
+
+from jaxgen import training
 
 
 def about(flops: float, dtype: str) -> dict[str, Any]:
@@ -40,6 +43,21 @@ def flops_of(function: Callable[..., Any], *args: Any) -> float:
   with jax.default_device(jax.devices("cpu")[0]):
     analysis = jax.jit(function).lower(*args).cost_analysis()
   return float((analysis or {}).get("flops", np.nan))
+
+
+def training_run(
+  step: training.TrainStep, state: training.TrainState, mesh: Mesh, batch: Any
+) -> Callable[[], Any]:
+  """A function that makes a step from where the last one ended; its loss."""
+  current = training.shard_state(mesh, state)
+  placed = training.shard_batch(mesh, batch)
+
+  def train() -> Any:
+    nonlocal current
+    current, metrics = step(current, placed)
+    return jax.block_until_ready(metrics["loss"])
+
+  return train
 
 
 def matrix_peak(dtype: str) -> float:

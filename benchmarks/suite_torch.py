@@ -1,6 +1,7 @@
 """What a peer in PyTorch tells of itself: versions, where it runs, memory."""
 
 import resource
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -19,3 +20,17 @@ def about(package: str) -> dict[str, Any]:
     where = torch.cuda.get_device_name()
   versions = f"torch {torch.__version__}, {package} {version(package)}"
   return {"text": f"{versions}, {where}", "memory": memory}
+
+
+def synchronised(
+  compute: Callable[[], torch.Tensor],
+) -> Callable[[], torch.Tensor]:
+  """`compute`, which returns when the device has done its work."""
+
+  def run() -> torch.Tensor:
+    result = compute()
+    if DEVICE == "cuda":
+      torch.cuda.synchronize()
+    return result
+
+  return run

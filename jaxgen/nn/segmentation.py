@@ -173,6 +173,16 @@ class FCNHead(nn.Module):
     return nn.Dense(self.num_classes, name="classifier")(y.astype(jnp.float32))
 
 
+def feature_maps(
+  backbone: Beit | ImageBackbone, x: Array, levels: Sequence[int], train: bool
+) -> list[Array]:
+  """Blocks' outputs as maps `[B, H / P, W / P, C]`, without the class token."""
+  p = backbone.patch_size
+  shape = (x.shape[0], x.shape[1] // p, x.shape[2] // p, -1)
+  outputs = backbone(x, None, not train)
+  return [outputs[i][:, 1:].reshape(shape) for i in levels]
+
+
 class Segmenter(nn.Module):
   """BEiT with UPerNet, as on ADE20K; or BEiT-3's image half in BEiT's place.
 
@@ -202,10 +212,8 @@ class Segmenter(nn.Module):
       (logits at stride 4, those of the auxiliary head at stride 16), float32,
       for patches of 16 pixels.
     """
-    p, dtype = self.backbone.patch_size, self.backbone.dtype
-    b, grid = x.shape[0], (x.shape[1] // p, x.shape[2] // p)
-    outputs = self.backbone(x, None, not train)
-    maps = [outputs[i][:, 1:].reshape(b, *grid, -1) for i in self.levels]
+    dtype = self.backbone.dtype
+    maps = feature_maps(self.backbone, x, self.levels, train)
     maps = Pyramid(dtype, name="pyramid")(maps, train)
     head = UPerHead(
       self.backbone.width, self.num_classes, dtype=dtype, name="decode_head"

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.beit3_tasks import ImageBackbone
-from jaxgen.nn.segmentation import ConvNorm, resize
+from jaxgen.nn.segmentation import ConvNorm, feature_maps, resize
 from jaxgen.types import Array
 
 
@@ -86,9 +86,7 @@ class ProgressiveSegmenter(nn.Module):
       raise ValueError(
         f"SETR-PUP needs patches of 4, 8, 16, ... pixels a side, got {p}."
       )
-    b, grid = x.shape[0], (x.shape[1] // p, x.shape[2] // p)
-    outputs = self.backbone(x, None, not train)
-    *lower, top = (outputs[i][:, 1:].reshape(b, *grid, -1) for i in self.levels)
+    *lower, top = feature_maps(self.backbone, x, self.levels, train)
     head = lambda scales, name: UpsamplingHead(
       self.num_classes, scales, dtype=dtype, name=name
     )

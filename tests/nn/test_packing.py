@@ -36,8 +36,8 @@ def test_words_stand_one_after_another(groups):
 
 
 def test_the_longest_texts_are_cut():
-  """8 words of room for texts of 4, 7, 2, 5 and of 7, 3, 6, 2, as 2.0 each."""
-  packing = pack_texts(PADDING, room=3.5, groups=2)  # 14 of 18, and 14 of 18
+  """Room for 14 words in each of two groups that have 18."""
+  packing = pack_texts(PADDING, room=3.5, groups=2)
   lengths = (~np.asarray(packing.padding)).sum(1)
   np.testing.assert_array_equal(lengths, [4, 4, 2, 4, 4, 3, 4, 2])
   assert packing.cut == 36 - 27
