@@ -73,9 +73,13 @@ def images(case: Case) -> np.ndarray:
 
 def masks(case: Case) -> np.ndarray:
   """As many masked patches in every image, bool `[batch, patches]`."""
-  count = round(MASKED * case.patches)
   order = np.random.default_rng(1).random((case.batch, case.patches))
-  return order.argsort(1) < count
+  return order.argsort(1) < num_masked(case)
+
+
+def num_masked(case: Case) -> int:
+  """Masked patches of every image."""
+  return round(MASKED * case.patches)
 
 
 def tokens(case: Case) -> np.ndarray:

@@ -13,8 +13,9 @@ from benchmarks.cases import weights
 from benchmarks.suite_jax import flops_of, training_run
 from jaxgen import training
 from jaxgen.convert import beit
-from jaxgen.masked.objectives import masked_image_loss
+from jaxgen.masked import masked_image_loss, masked_places
 from jaxgen.nn.beit import Classifier, MaskedImageModel
+from jaxgen.nn.vit import chosen
 from jaxgen.training.layer_decay import layer_decay_adamw
 from jaxgen.types import PyTree
 
@@ -91,8 +92,11 @@ def train_step(case: Case, mesh: Any) -> training.TrainStep:
   network: Any = network_of(case)
 
   def loss_fn(params, key, batch):
-    logits = network.apply({"params": params}, batch["image"], batch["mask"])
-    return masked_image_loss(logits, batch["tokens"], batch["mask"])[0]
+    image, mask = batch["image"], batch["mask"]
+    places, masked = masked_places(mask, cases.num_masked(case))
+    logits = network.apply({"params": params}, image, mask, True, places)
+    tokens = chosen(batch["tokens"], places)
+    return masked_image_loss(logits, tokens, masked)[0]
 
   return training.make_train_step(
     loss_fn, make_optimizer(case), training.constant_ema(0.999), mesh

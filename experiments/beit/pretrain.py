@@ -35,8 +35,10 @@ from jaxgen.masked import (
   image_patches,
   masked_image_loss,
   masked_pixel_loss,
+  masked_places,
   patch_aggregation_loss,
 )
+from jaxgen.nn.vit import chosen
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
 from jaxgen.types import Array, Key, PyTree
 
@@ -147,6 +149,8 @@ def make_loss(
 ) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
   """Cross-entropy of visual tokens, or squared error of pixels.
 
+  Predictions are made where they count.
+
   Args:
     config: of the pre-training.
     vocabulary: of the tokens.
@@ -162,15 +166,17 @@ def make_loss(
   def loss_fn(params: PyTree, key: Key, batch: Any):
     x = model.normalized(batch["image"], config.normalize)
     mask = batch["mask"].reshape(len(x), -1)
-    predicted: Any = network.apply(
-      {"params": params}, x, mask, False, rngs={"drop_path": key}
-    )
     share = mask.mean(dtype=jnp.float32)
-    counted = mask if config.recover == "masked" else jnp.ones_like(mask)
+    places, counted = None, jnp.ones_like(mask)
+    if config.recover == "masked":
+      places, counted = masked_places(mask, config.num_masked)
+    predicted: Any = network.apply(
+      {"params": params}, x, mask, False, places, rngs={"drop_path": key}
+    )
     if config.target == "pixels":
-      patches = image_patches(x, config.patch_size)
+      patches = chosen(image_patches(x, config.patch_size), places)
       return masked_pixel_loss(predicted, patches, counted), {"masked": share}
-    tokens = batch["tokens"]
+    tokens = chosen(batch["tokens"], places)
     if config.early_layer:
       loss, metrics = patch_aggregation_loss(predicted, tokens, counted)
     else:

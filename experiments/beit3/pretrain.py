@@ -40,6 +40,7 @@ from jaxgen.data.sentencepiece import PAD_TOKEN
 from jaxgen.masked import masked_data_loss, masked_places, most_masked
 from jaxgen.nn.beit3_tasks import MaskedDataModel
 from jaxgen.nn.packing import pack_texts
+from jaxgen.nn.vit import chosen
 from jaxgen.training.layer_decay import layer_decay_adamw, warmed_up_cosine
 from jaxgen.types import Array, Key, PyTree
 
@@ -171,7 +172,6 @@ def make_loss(
     arrays of `KEEP`, but "codes", visual tokens, for "second".
   """
   network = MaskedDataModel(model.make_trunk(config), visual.vocabulary)
-  at = partial(jnp.take_along_axis, axis=1)
 
   def loss_of(kind: str, params: PyTree, key: Key, batch: Any):
     of = lambda name: batch.get(f"{kind}_{name}")
@@ -202,9 +202,9 @@ def make_loss(
     )
     image = text = None
     if patches is not None:
-      image = (logits[0], at(of("codes"), patches), masked)
+      image = (logits[0], chosen(of("codes"), patches), masked)
     if words is not None:
-      text = (logits[1], at(tokens, words), hidden)
+      text = (logits[1], chosen(tokens, words), hidden)
     loss, parts = masked_data_loss(image, text)
     return loss, {f"{kind}_{n}": v for n, v in (found | parts).items()}
 

@@ -1,7 +1,5 @@
 """Masked data modelling: BEiT-3's one objective for images, texts and pairs."""
 
-import math
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,8 +52,7 @@ def mask_words(
   lengths = (tokens != pad_token).sum(1)
   if lengths.size and lengths.min() < 2:
     raise ValueError("mask_words needs texts of 2 tokens at least, got fewer")
-  counts = np.floor(lengths * share + 0.5).astype(int)
-  counts = np.clip(counts, 1, lengths - 1)
+  counts = np.minimum(_rounded(lengths, share), lengths - 1)
   # The first `count` of a random order of a text's tokens but the first.
   order = rng.random(tokens.shape)
   order[:, 0] = 2.0
@@ -72,7 +69,11 @@ def mask_words(
 
 def most_masked(length: int, share: float) -> int:
   """How many tokens `mask_words` draws of a text of so many, at most."""
-  return max(1, math.floor(length * share + 0.5))
+  return int(_rounded(np.asarray(length), share))
+
+
+def _rounded(lengths: np.ndarray, share: float) -> np.ndarray:
+  return np.maximum(1, np.floor(lengths * share + 0.5)).astype(int)
 
 
 def masked_places(mask: Array, most: int) -> tuple[Array, Array]:

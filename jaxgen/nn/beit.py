@@ -17,6 +17,7 @@ from jaxgen.nn.vit import (
   PatchEmbedding,
   RelativePositionBias,
   RelativePositions,
+  chosen,
   layer_norm,
   small_normal,
 )
@@ -179,10 +180,25 @@ class MaskedImageModel(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, mask: Array | None = None, deterministic: bool = True
+    self,
+    x: Array,
+    mask: Array | None = None,
+    deterministic: bool = True,
+    patches: Array | None = None,
   ) -> Array:
-    """Logits `[B, N, num_tokens]`, float32, of every patch."""
+    """Logits of visual tokens.
+
+    Args:
+      x: images, see the backbone.
+      mask: `[B, N]`, True or 1 where a patch is replaced by the mask token.
+      deterministic: no dropout; else rngs "dropout" and "drop_path".
+      patches: the patches wanted, `[B, K]` from 0; by default all N.
+
+    Returns:
+      `[B, K, num_tokens]`, float32.
+    """
     h = self.backbone(x, mask, deterministic)[-1][:, 1:]
+    h = chosen(h, patches)
     h = layer_norm("norm", self.backbone.dtype)(h)
     head = _token_head(self.backbone, self.num_tokens, "lm_head")
     return head(h).astype(jnp.float32)
@@ -212,9 +228,15 @@ class PatchAggregationModel(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, mask: Array | None = None, deterministic: bool = True
+    self,
+    x: Array,
+    mask: Array | None = None,
+    deterministic: bool = True,
+    patches: Array | None = None,
   ) -> tuple[Array, Array]:
-    """Two logits `[B, N, num_tokens]`, float32: main and aggregated.
+    """Two logits `[B, K, num_tokens]`, float32: main and aggregated.
+
+    The arguments are those of `MaskedImageModel`.
 
     Raises:
       ValueError: if the backbone has no early_layer.
@@ -241,10 +263,11 @@ class PatchAggregationModel(nn.Module):
       return norm, _token_head(backbone, self.num_tokens, prefix + "lm_head")
 
     norm, head = heads("")
-    main = head(norm(outputs[-1][:, 1:])).astype(jnp.float32)
+    main = head(norm(chosen(outputs[-1][:, 1:], patches))).astype(jnp.float32)
     if not self.shared_head:
       norm, head = heads("aggregation_")
-    return main, head(norm(h[:, 1:])).astype(jnp.float32)
+    aggregated = head(norm(chosen(h[:, 1:], patches)))
+    return main, aggregated.astype(jnp.float32)
 
 
 def _token_head(backbone: Beit, num_tokens: int, name: str) -> nn.Dense:

@@ -14,15 +14,8 @@ from jaxgen.nn.beit3 import Beit3
 from jaxgen.nn.layers import gelu
 from jaxgen.nn.multiway import layer_norm
 from jaxgen.nn.packing import Packing
-from jaxgen.nn.vit import small_normal
+from jaxgen.nn.vit import chosen, small_normal
 from jaxgen.types import Array
-
-
-def chosen(h: Array, positions: Array | None) -> Array:
-  """The tokens of h `[B, N, C]` at positions `[B, K]`; all, if None."""
-  if positions is None:
-    return h
-  return jnp.take_along_axis(h, positions[..., None], axis=1)
 
 
 def vocabulary(size: int, name: str | None, trunk: Beit3) -> nn.Dense:

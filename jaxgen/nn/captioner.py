@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.nn.beit3 import FIRST_POSITION, Beit3
-from jaxgen.nn.beit3_tasks import chosen, vocabulary
+from jaxgen.nn.beit3_tasks import vocabulary
 from jaxgen.nn.multiway import Memory
+from jaxgen.nn.vit import chosen
 from jaxgen.types import Array
 
 Memories = tuple[Memory, ...]  # of every block

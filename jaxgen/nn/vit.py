@@ -249,6 +249,14 @@ def image_patches(images: Array, patch_size: int) -> Array:
   return x.reshape(b, (h // p) * (w // p), p * p * c)
 
 
+def chosen(tokens: Array, places: Array | None) -> Array:
+  """The tokens `[B, N, ...]` at places `[B, K]` from 0; all, if None."""
+  if places is None:
+    return tokens
+  places = places.reshape(*places.shape, *[1] * (tokens.ndim - 2))
+  return jnp.take_along_axis(tokens, places, axis=1)
+
+
 class PatchEmbedding(nn.Module):
   """Patches of P x P pixels, each mapped to a vector.
 

@@ -5,8 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn.beit import BEITS, Beit, Classifier, MaskedImageModel
-from jaxgen.nn.vit import Block, DropPath, relative_position_index
+from jaxgen.masked import (
+  masked_image_loss,
+  masked_places,
+  patch_aggregation_loss,
+)
+from jaxgen.nn.beit import (
+  BEITS,
+  Beit,
+  Classifier,
+  MaskedImageModel,
+  PatchAggregationModel,
+)
+from jaxgen.nn.vit import Block, DropPath, chosen, relative_position_index
 
 TINY = Beit(8, 32, 3, 4, 64)
 IMAGES = np.random.default_rng(0).standard_normal((2, 32, 24, 3), np.float32)
@@ -79,6 +90,40 @@ def test_masked_patches_are_not_seen():
   apply = jax.jit(network.apply)
   np.testing.assert_array_equal(apply(v, IMAGES, MASK), apply(v, other, MASK))
   assert not np.allclose(apply(v, IMAGES), apply(v, other))
+
+
+@pytest.mark.parametrize(
+  ("network", "loss_of"),
+  [
+    (MaskedImageModel(TINY, 16), masked_image_loss),
+    (PatchAggregationModel(TINY, 16, 1), patch_aggregation_loss),
+  ],
+  ids=["plain", "aggregation"],
+)
+def test_the_loss_needs_logits_of_masked_patches_only(network, loss_of):
+  """Where rows have fewer than K masked patches, others fill the places."""
+  v = variables(network, IMAGES)
+  tokens = np.random.default_rng(3).integers(0, 16, MASK.shape)
+  most = MASK.sum(1).max() + 1
+  places, masked = masked_places(MASK, most)
+
+  def everywhere(v):
+    return loss_of(network.apply(v, IMAGES, MASK), tokens, MASK)
+
+  def where_masked(v):
+    logits = network.apply(v, IMAGES, MASK, True, places)
+    assert jax.tree.leaves(logits)[0].shape == (2, most, 16)
+    return loss_of(logits, chosen(tokens, places), masked)
+
+  want, found = (
+    jax.jit(jax.value_and_grad(f, has_aux=True))(v)
+    for f in (everywhere, where_masked)
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+    found,
+    want,
+  )
 
 
 def test_the_class_token_takes_no_part_in_the_mean():

@@ -10,9 +10,9 @@ from jaxgen.nn.beit3_tasks import (
   ImageBackbone,
   ImageClassifier,
   MaskedDataModel,
-  chosen,
 )
 from jaxgen.nn.captioner import Captioner, caption_mask, empty_memory
+from jaxgen.nn.vit import chosen
 
 TINY = Beit3(8, 32, 2, 4, 64, 40, 20)
 PAPERS = TINY.clone(shared_attention=True, pair_layers=1, paper_init=True)
