@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxgen.nn import posteriors
 from jaxgen.nn.autoencoder_blocks import Decoder, Encoder
 from jaxgen.nn.convolution import conv
+from jaxgen.nn.layers import Dense
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.nn.posteriors import DiagonalGaussian
 from jaxgen.nn.quantizers import Quantized, VectorQuantizer
@@ -253,10 +254,10 @@ def _halves(autoencoder: FirstStage, features: int) -> tuple[Encoder, Decoder]:
   )
 
 
-def _pointwise(channels: int) -> nn.Dense:
+def _pointwise(channels: int) -> Dense:
   """A 1 x 1 convolution that keeps the number of channels, in float32."""
   init = fan_in_uniform(channels)
-  return nn.Dense(channels, dtype=jnp.float32, kernel_init=init, bias_init=init)
+  return Dense(channels, dtype=jnp.float32, kernel_init=init, bias_init=init)
 
 
 def _check_image(autoencoder: FirstStage, x: Array) -> None:

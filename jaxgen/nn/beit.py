@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxgen.nn.layers import Dense
 from jaxgen.nn.vit import (
   Block,
   PatchEmbedding,
@@ -258,7 +259,7 @@ class PatchAggregationModel(nn.Module):
       block = make_block(backbone, first + k + 1, rate, f"aggregation_{k}")
       h = block(h, bias, grid, deterministic)
 
-    def heads(prefix: str) -> tuple[nn.LayerNorm, nn.Dense]:
+    def heads(prefix: str) -> tuple[nn.LayerNorm, Dense]:
       norm = layer_norm(prefix + "norm", backbone.dtype)
       return norm, _token_head(backbone, self.num_tokens, prefix + "lm_head")
 
@@ -270,8 +271,8 @@ class PatchAggregationModel(nn.Module):
     return main, aggregated.astype(jnp.float32)
 
 
-def _token_head(backbone: Beit, num_tokens: int, name: str) -> nn.Dense:
-  return nn.Dense(
+def _token_head(backbone: Beit, num_tokens: int, name: str) -> Dense:
+  return Dense(
     num_tokens,
     dtype=backbone.dtype,
     kernel_init=small_normal(),
@@ -304,7 +305,7 @@ class Classifier(nn.Module):
     else:
       h = layer_norm("norm")(h)[:, 0]
     init = small_normal(self.head_scale)
-    return nn.Dense(self.num_classes, kernel_init=init, name="head")(h)
+    return Dense(self.num_classes, kernel_init=init, name="head")(h)
 
 
 _LARGE = Beit(

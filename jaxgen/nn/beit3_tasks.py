@@ -11,17 +11,17 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxgen.nn.beit3 import Beit3
-from jaxgen.nn.layers import gelu
+from jaxgen.nn.layers import Dense, gelu
 from jaxgen.nn.multiway import layer_norm
 from jaxgen.nn.packing import Packing
 from jaxgen.nn.vit import chosen, small_normal
 from jaxgen.types import Array
 
 
-def vocabulary(size: int, name: str | None, trunk: Beit3) -> nn.Dense:
+def vocabulary(size: int, name: str | None, trunk: Beit3) -> Dense:
   """The layer that gives each of `size` tokens its logit, of trunk's dtype."""
   init = small_normal()
-  return nn.Dense(size, dtype=trunk.dtype, kernel_init=init, name=name)
+  return Dense(size, dtype=trunk.dtype, kernel_init=init, name=name)
 
 
 class MaskedDataModel(nn.Module):
@@ -154,8 +154,8 @@ class Retrieval(nn.Module):
   def setup(self):
     """The two matrices and s."""
     width, init = self.trunk.width, small_normal()
-    self.vision_head = nn.Dense(width, use_bias=False, kernel_init=init)
-    self.language_head = nn.Dense(width, use_bias=False, kernel_init=init)
+    self.vision_head = Dense(width, use_bias=False, kernel_init=init)
+    self.language_head = Dense(width, use_bias=False, kernel_init=init)
     scale = nn.initializers.constant(np.log(1 / 0.07))
     self.logit_scale = self.param("logit_scale", scale, ())
 
@@ -258,8 +258,8 @@ class VisualReasoning(nn.Module):
     return _head(self.num_classes, "dense2", self.head_scale)(h)
 
 
-def _head(features: int, name: str, scale: float = 1.0) -> nn.Dense:
-  return nn.Dense(features, kernel_init=small_normal(scale), name=name)
+def _head(features: int, name: str, scale: float = 1.0) -> Dense:
+  return Dense(features, kernel_init=small_normal(scale), name=name)
 
 
 def _float(h: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
-from jaxgen.nn.layers import gelu
+from jaxgen.nn.layers import Dense, gelu
 from jaxgen.types import Array
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -87,9 +87,9 @@ class ClipBlock(nn.Module):
     y = quick_gelu(y) if self.activation == "quick_gelu" else gelu(y)
     return x + self._dense(width, last_std, "fc2")(y)
 
-  def _dense(self, features: int, std: float, name: str) -> nn.Dense:
+  def _dense(self, features: int, std: float, name: str) -> Dense:
     init = nn.initializers.normal(std)
-    return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+    return Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
 
 class ClipText(nn.Module):

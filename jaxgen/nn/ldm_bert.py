@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
 from jaxgen.nn.clip_text import check_tokens, layer_norm
-from jaxgen.nn.layers import gelu
+from jaxgen.nn.layers import Dense, gelu
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.types import Array
 
@@ -54,7 +54,7 @@ class BertBlock(nn.Module):
   ) -> Array:
     """A dense layer, initialised as PyTorch does."""
     init = fan_in_uniform(x.shape[-1])
-    layer = nn.Dense(
+    layer = Dense(
       features,
       use_bias,
       self.dtype,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
-from jaxgen.nn.layers import gelu
+from jaxgen.nn.layers import Dense, gelu
 from jaxgen.nn.packing import Packing, each_token, each_word
 from jaxgen.nn.vit import DropPath, small_normal
 from jaxgen.types import Array
@@ -241,6 +241,6 @@ class MultiwayBlock(nn.Module):
 
 def _dense(
   features: int, name: str, dtype: DTypeLike, scale: float = 1.0
-) -> nn.Dense:
+) -> Dense:
   init = small_normal(scale)
-  return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+  return Dense(features, dtype=dtype, kernel_init=init, name=name)

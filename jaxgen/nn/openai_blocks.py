@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
 from jaxgen.nn.convolution import conv, upsample_conv
-from jaxgen.nn.layers import Dropout, GroupNorm, Initializer
+from jaxgen.nn.layers import Dense, Dropout, GroupNorm, Initializer
 from jaxgen.types import Array
 
 Resample = Literal["up", "down"]
@@ -45,7 +45,7 @@ def linear(
     dtype: of the computation; parameters are float32.
   """
   init = nn.initializers.zeros if zero else fan_in_uniform(x.shape[-1])
-  layer = nn.Dense(
+  layer = Dense(
     features, use_bias, dtype, kernel_init=init, bias_init=init, name=name
   )
   return layer(x)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgen.nn import resample
-from jaxgen.nn.layers import GroupNorm
+from jaxgen.nn.layers import Dense, GroupNorm
 from jaxgen.nn.ncsnpp_blocks import FourierEmbedding
 from jaxgen.types import Array
 
@@ -40,7 +40,7 @@ class WideBlock(nn.Module):
     if self.activate_shortcut:
       x = h
     h = _conv(self.features, self.stride, self.dtype, "conv1")(h)
-    shift = nn.Dense(self.features, dtype=self.dtype, name="temb_proj")
+    shift = Dense(self.features, dtype=self.dtype, name="temb_proj")
     h = h + shift(nn.swish(temb))[:, None, None]
     h = _activated(h, "norm2", self.dtype)
     h = _conv(self.features, 1, self.dtype, "conv2")(h)
@@ -92,8 +92,8 @@ class WideResNet(nn.Module):
     x = _standardised(x, self.mean, self.std)
     sigma = jnp.broadcast_to(sigma, x.shape[:1])
     temb = FourierEmbedding(_EMBEDDING, name="fourier")(sigma)
-    temb = nn.Dense(4 * _EMBEDDING, dtype=self.dtype, name="temb_dense0")(temb)
-    temb = nn.Dense(4 * _EMBEDDING, dtype=self.dtype, name="temb_dense1")(
+    temb = Dense(4 * _EMBEDDING, dtype=self.dtype, name="temb_dense0")(temb)
+    temb = Dense(4 * _EMBEDDING, dtype=self.dtype, name="temb_dense1")(
       nn.swish(temb)
     )
     h = _conv(16, 1, self.dtype, "conv_in")(x)
@@ -107,7 +107,7 @@ class WideResNet(nn.Module):
           name=f"group_{i}_block_{j}",
         )(h, temb)
     h = _activated(h, "norm_out", jnp.float32).mean((1, 2))
-    return nn.Dense(
+    return Dense(
       self.num_classes, kernel_init=_uniform_by_fan_out, name="dense_out"
     )(h)
 

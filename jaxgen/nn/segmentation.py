@@ -17,7 +17,7 @@ from jaxgen.nn.batch_norm import BatchNorm
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.beit3_tasks import ImageBackbone
 from jaxgen.nn.convolution import conv
-from jaxgen.nn.layers import gelu
+from jaxgen.nn.layers import Dense, gelu
 from jaxgen.nn.openai_blocks import fan_in_uniform
 from jaxgen.types import Array
 
@@ -147,7 +147,7 @@ class UPerHead(nn.Module):
     h = [resize(m, *h[0].shape[1:3]) for m in h]
     y = layer(3, "fpn_bottleneck")(jnp.concatenate(h, -1), train)
     y = nn.Dropout(self.dropout, (1, 2), deterministic=not train)(y)
-    return nn.Dense(self.num_classes, name="classifier")(y.astype(jnp.float32))
+    return Dense(self.num_classes, name="classifier")(y.astype(jnp.float32))
 
 
 class FCNHead(nn.Module):
@@ -170,7 +170,7 @@ class FCNHead(nn.Module):
     """Logits `[B, H, W, num_classes]` of x `[B, H, W, C]`."""
     y = ConvNorm(self.channels, 3, self.dtype, name="conv")(x, train)
     y = nn.Dropout(self.dropout, (1, 2), deterministic=not train)(y)
-    return nn.Dense(self.num_classes, name="classifier")(y.astype(jnp.float32))
+    return Dense(self.num_classes, name="classifier")(y.astype(jnp.float32))
 
 
 def feature_maps(

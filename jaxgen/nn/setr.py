@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxgen.nn.beit import Beit
 from jaxgen.nn.beit3_tasks import ImageBackbone
+from jaxgen.nn.layers import Dense
 from jaxgen.nn.segmentation import ConvNorm, feature_maps, resize
 from jaxgen.types import Array
 
@@ -44,7 +45,7 @@ class UpsamplingHead(nn.Module):
       layer = ConvNorm(self.channels, 3, self.dtype, name=f"up_{i}")
       x = layer(x, train)
       x = resize(x, scale * x.shape[1], scale * x.shape[2])
-    return nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
+    return Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
 
 
 class ProgressiveSegmenter(nn.Module):

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxgen.nn.inception import EXACT
+from jaxgen.nn.layers import Dense
 from jaxgen.types import Array
 
 WIDTHS = (32, 64, 96, 128)
@@ -56,7 +57,7 @@ class SmallCNN(nn.Module):
       x = nn.relu(nn.GroupNorm(8, name=f"norm_{i}")(x))
       maps.append(x)
     pool = x.mean((1, 2))
-    logits = nn.Dense(
+    logits = Dense(
       self.classes, use_bias=False, precision=EXACT, name="classes"
     )(pool)
     return SmallTaps(pool, maps[2][..., :7], jnp.asarray(logits))

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxgen.nn.attention import attention
-from jaxgen.nn.layers import Dropout, Initializer, gelu
+from jaxgen.nn.layers import Dense, Dropout, Initializer, gelu
 from jaxgen.types import Array
 
 RelativePositions = Literal["none", "shared", "per_block"]
@@ -116,9 +116,8 @@ class Attention(nn.Module):
     q_bias = self.param("q_bias", zeros, (c,))
     v_bias = self.param("v_bias", zeros, (c,))
     qkv_bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
-    qkv = (
-      x.astype(self.dtype) @ kernel + qkv_bias.astype(self.dtype)[None, None]
-    )
+    rows = x.astype(self.dtype).reshape(b * n, c)  # see `Dense`
+    qkv = rows @ kernel + qkv_bias.astype(self.dtype)[None]
     q, k, v = (
       part.reshape(b, n, self.num_heads, -1)
       for part in jnp.split(qkv, 3, axis=-1)
@@ -128,7 +127,7 @@ class Attention(nn.Module):
     if self.is_mutable_collection("intermediates"):
       self.sow("intermediates", "weights", attention_weights(q, k, bias))
     y = attention(q, k, v, bias=bias)
-    proj = nn.Dense(
+    proj = Dense(
       c,
       dtype=self.dtype,
       kernel_init=small_normal(self.proj_scale),
@@ -218,9 +217,9 @@ class Block(nn.Module):
     y = Dropout(self.dropout)(y, deterministic)
     return x + drop_path(self._scaled(y, "gamma_2"), deterministic)
 
-  def _dense(self, features: int, scale: float, name: str) -> nn.Dense:
+  def _dense(self, features: int, scale: float, name: str) -> Dense:
     init = small_normal(scale)
-    return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+    return Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
   def _scaled(self, y: Array, name: str) -> Array:
     if self.layer_scale is None:
@@ -278,8 +277,9 @@ class PatchEmbedding(nn.Module):
     p = self.patch_size
     c = x.shape[-1]
     kernel = self.param("kernel", small_normal(), (p, p, c, self.width))
-    x = image_patches(x, p).astype(self.dtype)
-    y = x @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
+    rows = image_patches(x, p).astype(self.dtype).reshape(-1, p * p * c)
+    y = rows @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
+    y = y.reshape(x.shape[0], -1, self.width)
     if not self.use_bias:
       return y
     bias = self.param("bias", nn.initializers.zeros, (self.width,))

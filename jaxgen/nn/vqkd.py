@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxgen.nn import norm_ema
 from jaxgen.nn.beit import BEITS, Beit
+from jaxgen.nn.layers import Dense
 from jaxgen.nn.norm_ema import Codebook
 from jaxgen.nn.quantizers import Quantized
 from jaxgen.nn.vit import layer_norm, small_normal
@@ -45,7 +46,7 @@ class PatchFeatures(nn.Module):
     """Images, or maps, `[B, H, W, C]` -> `[B, N, features]`."""
     h = self.backbone(x)[-1][:, 1:]
     h = layer_norm("fc_norm", self.backbone.dtype)(h).astype(jnp.float32)
-    dense = lambda features, name: nn.Dense(
+    dense = lambda features, name: Dense(
       features, kernel_init=small_normal(), name=name
     )
     h = jnp.tanh(dense(self.backbone.width, "task_in")(h))
