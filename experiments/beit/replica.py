@@ -3,8 +3,9 @@
   python -m experiments.beit.replica mnist5k --seeds 0  # 2 CPU cores
   python -m experiments.beit.replica openmoji64 --dtype bfloat16  # one GPU
 
-On two CPU cores a seed of `mnist5k` takes about a quarter of an hour, one of
-`openmoji64_small` somewhat more.
+On two CPU cores a seed of `mnist5k` takes about a quarter of an hour; one of
+`openmoji64_small` about 25 minutes on one, after a quarter of an hour for the
+tokenizer.
 
 Trains a discrete autoencoder without labels; for each seed pre-trains a vision
 transformer on its tokens without labels, and then compares it with the same

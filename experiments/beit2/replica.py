@@ -11,6 +11,8 @@ those with patch aggregation, as BEiT v2. Each is fine-tuned with 500 and with
 all labels, and probed while frozen, by the mean of its patches and by its class
 token. What is compared is the accuracy on held-out images.
 
+An arm of `openmoji64_small` takes about a quarter of an hour.
+
 VQ-KD's teacher is a small classifier that ships with jaxgen and has seen all
 labels, as CLIP has seen captions. In the arms "own" the teacher has seen no
 more than the network that is compared: it is the one of the first arm, after
