@@ -149,7 +149,8 @@ def make_loss(
 ) -> Callable[[PyTree, Key, Any], tuple[Array, dict[str, Array]]]:
   """Cross-entropy of visual tokens, or squared error of pixels.
 
-  Predictions are made where they count.
+  Predictions are made where they count: where `recover` is "masked" no image of
+  a batch may have more than `num_masked` masked patches.
 
   Args:
     config: of the pre-training.
