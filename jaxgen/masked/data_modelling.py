@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.masked.objectives import masked_image_loss
+from jaxgen.nn.vit import chosen
 from jaxgen.types import Array
 
 
@@ -89,7 +90,7 @@ def masked_places(mask: Array, most: int) -> tuple[Array, Array]:
   """
   mask = mask.astype(bool)
   places = jnp.argsort(~mask, axis=1, stable=True)[:, :most]
-  return places, jnp.take_along_axis(mask, places, axis=1)
+  return places, chosen(mask, places)
 
 
 def masked_data_loss(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.nn.vit import chosen
 from jaxgen.types import Array
 
 
@@ -97,8 +98,7 @@ def unpack(y: Array, packing: Packing) -> Array:
 
 
 def _gather(x: Array, places: Array, there: Array) -> Array:
-  found = jnp.take_along_axis(x, places[..., None], axis=1)
-  return jnp.where(there[..., None], found, 0)
+  return jnp.where(there[..., None], chosen(x, places), 0)
 
 
 # Each is the transpose of the other: words have one place on either side. A
